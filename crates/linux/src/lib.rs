@@ -1,0 +1,3 @@
+//! virtio-kit linux.
+
+pub mod vhost_user;

@@ -1,0 +1,7 @@
+//! vhost-user: virtqueues shared with another process over a Unix socket.
+//!
+//! The *front-end* owns the memory and the driver side, the *back-end* serves the device.
+//! [`codec`] holds the messages that both exchange; it does no I/O.
+
+#[forbid(unsafe_code)]
+pub mod codec;

@@ -1,0 +1,214 @@
+//! Packed rings (2.8), device's side.
+
+use super::error::BadChain;
+use super::queue::Position;
+use super::ring::{Ring, Taken, UsedEntry};
+use super::walk::Walk;
+use crate::notify::{Barriers, need_event, publish_then_look};
+use crate::words::{Area, fields, word};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use virtio_kit_spec::packed as wire;
+
+/// Both lap bits; a lap around the ring flips them.
+const LAP: u16 = wire::DESC_AVAIL | wire::DESC_USED;
+
+pub(super) struct Packed {
+    desc: Area,
+    driver: Area,
+    device: Area,
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    barriers: Barriers,
+    /// Descriptors that the driver cannot have made available, since they are taken.
+    taken: u16,
+    /// Where the next chain will be, and the bits that make a descriptor available there.
+    next: u16,
+    lap: u16,
+    /// Where the next used descriptor goes, and the bits that mark it used.
+    used_next: u16,
+    used_lap: u16,
+    /// Ring descriptors that were marked used since the last publish.
+    pending: u16,
+    /// The first used descriptor of these, which alone holds all of them back.
+    held_at: u16,
+    held: u64,
+}
+
+impl Packed {
+    /// # Safety
+    ///
+    /// The areas must be those of a packed ring of `size` descriptors, and stay valid for as long as the
+    /// value is used. Both positions must be inside the ring.
+    pub(super) unsafe fn new(
+        [desc, driver, device]: [Area; 3],
+        size: u16,
+        position: Position,
+        (event_idx, indirect): (bool, bool),
+        barriers: Barriers,
+    ) -> Self {
+        let Position { next, next_wrap, used, used_wrap } = position;
+        let ahead = if next_wrap == used_wrap { next.wrapping_sub(used) } else { next + (size - used) };
+        Self {
+            desc,
+            driver,
+            device,
+            size,
+            event_idx,
+            indirect,
+            barriers,
+            taken: ahead,
+            next,
+            lap: if next_wrap { wire::DESC_AVAIL } else { wire::DESC_USED },
+            used_next: used,
+            used_lap: if used_wrap { LAP } else { 0 },
+            pending: 0,
+            held_at: 0,
+            held: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn second(&self, at: u16) -> u64 {
+        debug_assert!(at < self.size);
+        // SAFETY: positions kept here are inside the ring.
+        unsafe { self.desc.load64(wire::desc(at) + wire::DESC_LEN_OFFSET, Acquire) }
+    }
+
+    #[inline(always)]
+    fn addr(&self, at: u16) -> u64 {
+        debug_assert!(at < self.size);
+        // SAFETY: positions kept here are inside the ring.
+        unsafe { self.desc.load64(wire::desc(at), Relaxed) }
+    }
+
+    /// The position `by` after `at`, and the lap bits there.
+    #[inline(always)]
+    fn after(&self, at: u16, by: u16, lap: u16) -> (u16, u16) {
+        let left = self.size - at;
+        if by >= left { (by - left, lap ^ LAP) } else { (at + by, lap) }
+    }
+}
+
+impl Ring for Packed {
+    #[inline(always)]
+    fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain> {
+        let mut second = self.second(self.next);
+        let (mut at, mut lap) = (self.next, self.lap);
+        let mut descs = 0;
+        let (mut len, mut id, mut flags) = fields(second);
+        if flags & LAP != lap {
+            return Ok(None);
+        }
+        self.barriers.after_observe();
+        let free = self.size - self.taken;
+        loop {
+            if descs == free {
+                return Err(BadChain::Overrun);
+            }
+            descs += 1;
+            let addr = self.addr(at);
+            (at, lap) = self.after(at, 1, lap);
+            if flags & wire::DESC_INDIRECT != 0 {
+                // Direct and indirect descriptors do not mix in one list (2.8.7).
+                if !self.indirect || descs != 1 || flags & wire::DESC_NEXT != 0 {
+                    return Err(BadChain::BadIndirect);
+                }
+                walk.table(addr, len, true)?;
+                break;
+            }
+            walk.buffer(addr, len, flags)?;
+            if flags & wire::DESC_NEXT == 0 {
+                break;
+            }
+            second = self.second(at);
+            (len, id, flags) = fields(second);
+            if flags & LAP != lap {
+                // The head was available, so all of its chain had to be.
+                return Err(BadChain::Overrun);
+            }
+        }
+        self.taken += descs;
+        (self.next, self.lap) = (at, lap);
+        Ok(Some(Taken { id, descs }))
+    }
+
+    #[inline(always)]
+    fn put_used(&mut self, entry: UsedEntry, _: u16, descs: u16) {
+        let write = if entry.writable { wire::DESC_WRITE } else { 0 };
+        let second = word(entry.written, entry.id, self.used_lap | write);
+        if self.pending == 0 {
+            (self.held_at, self.held) = (self.used_next, second);
+        } else {
+            // SAFETY: positions kept here are inside the ring.
+            unsafe {
+                self.desc.store64(wire::desc(self.used_next) + wire::DESC_LEN_OFFSET, second, Relaxed);
+            }
+        }
+        self.pending += descs;
+        self.taken -= descs;
+        (self.used_next, self.used_lap) = self.after(self.used_next, descs, self.used_lap);
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        let pending = core::mem::take(&mut self.pending);
+        if pending == 0 {
+            return false;
+        }
+        self.barriers.before_publish();
+        publish_then_look(
+            &self.barriers,
+            || {
+                // SAFETY: positions kept here are inside the ring.
+                unsafe {
+                    self.desc.store64(wire::desc(self.held_at) + wire::DESC_LEN_OFFSET, self.held, Release)
+                }
+            },
+            || {
+                // SAFETY: the one word of the driver area.
+                let suppress = unsafe { self.driver.load32(0, Relaxed) };
+                let (event, flags) = (suppress as u16, (suppress >> 16) as u16);
+                match flags & wire::EVENT_FLAGS_MASK {
+                    wire::EVENT_DISABLE => false,
+                    wire::EVENT_DESC if self.event_idx => {
+                        let (position, wrap) = wire::event_pos(event);
+                        let lap_differs = wrap != (self.used_lap == LAP);
+                        let event = if lap_differs { position.wrapping_sub(self.size) } else { position };
+                        need_event(event, self.used_next, self.used_next.wrapping_sub(pending))
+                    }
+                    _ => true,
+                }
+            },
+        )
+    }
+
+    fn has_available(&self) -> bool {
+        fields(self.second(self.next)).2 & LAP == self.lap
+    }
+
+    fn disable_notifications(&mut self) {
+        // SAFETY: the one word of the device area.
+        unsafe { self.device.store32(0, u32::from(wire::EVENT_DISABLE) << 16, Relaxed) };
+    }
+
+    fn enable_notifications(&mut self) -> bool {
+        let position = u32::from(wire::event_word(self.next, self.lap == wire::DESC_AVAIL));
+        let flags = if self.event_idx { wire::EVENT_DESC } else { wire::EVENT_ENABLE };
+        publish_then_look(
+            &self.barriers,
+            // SAFETY: the one word of the device area.
+            || unsafe { self.device.store32(0, position | u32::from(flags) << 16, Relaxed) },
+            || self.has_available(),
+        )
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            next: self.next,
+            next_wrap: self.lap == wire::DESC_AVAIL,
+            used: self.used_next,
+            used_wrap: self.used_lap == LAP,
+        }
+    }
+}

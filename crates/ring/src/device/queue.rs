@@ -1,0 +1,530 @@
+//! The queue that devices use.
+
+use super::chain::{Chain, Segment, Slot, SlotCell};
+use super::error::{BadChain, NewError};
+use super::packed::Packed;
+use super::ring::{Ring, UsedEntry};
+use super::split::Split;
+use super::walk::Walk;
+use crate::mem::{Memory, Translation};
+use crate::notify::Barriers;
+use crate::store::Store;
+use crate::words::Area;
+use core::fmt;
+use core::mem::{ManuallyDrop, MaybeUninit};
+use core::ptr::NonNull;
+use virtio_kit_spec::{packed as packed_wire, split as split_wire};
+
+pub use crate::driver::Position;
+
+/// What a queue was negotiated and configured to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Config {
+    /// Descriptors of the ring: a power of two for a split ring, at most 32768.
+    pub size: u16,
+    /// The layout is packed (RING_PACKED).
+    pub packed: bool,
+    /// Chains are used in the order in which they were made available (IN_ORDER).
+    pub in_order: bool,
+    /// Notifications are bounded by event indices (EVENT_IDX).
+    pub event_idx: bool,
+    /// The driver may use indirect tables (INDIRECT_DESC).
+    pub indirect: bool,
+    /// The barriers that the driver needs.
+    pub barriers: Barriers,
+    /// Where to start: all 0 (with both wrap counters 1 for a packed ring) after a reset.
+    pub position: Position,
+}
+
+impl Config {
+    /// A queue as it is after a reset, of the given layout and size.
+    pub fn fresh(packed: bool, size: u16) -> Self {
+        Self { size, packed, position: Position::fresh(packed), ..Self::default() }
+    }
+}
+
+impl Position {
+    /// The position of a new queue: 0, with both wrap counters 1 in a packed ring (2.8.1).
+    pub fn fresh(packed: bool) -> Self {
+        Self { next: 0, next_wrap: packed, used: 0, used_wrap: packed }
+    }
+}
+
+/// Addresses of a queue's three areas, as the transport was told them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingAddrs {
+    /// Descriptor table or packed descriptor ring.
+    pub desc: u64,
+    /// Driver area: available ring, or driver event suppression.
+    pub driver: u64,
+    /// Device area: used ring, or device event suppression.
+    pub device: u64,
+}
+
+/// Private storage of a device queue.
+pub struct Storage {
+    slots: Store<SlotCell>,
+    order: Store<u16>,
+    segments: Store<MaybeUninit<Segment>>,
+    limit: u16,
+}
+
+impl Storage {
+    /// Storage on the heap for a queue of `size` descriptors whose chains have at most `segments` segments.
+    #[cfg(feature = "alloc")]
+    pub fn boxed(size: u16, segments: u16) -> Self {
+        let all = Store::boxed(usize::from(size) * usize::from(segments), |_| MaybeUninit::uninit());
+        Self::over(all, segments, |make| Store::boxed(size.into(), make), Store::boxed(size.into(), |_| 0))
+    }
+
+    fn over(
+        mut all: Store<MaybeUninit<Segment>>,
+        limit: u16,
+        slots: impl FnOnce(&mut dyn FnMut(usize) -> SlotCell) -> Store<SlotCell>,
+        order: Store<u16>,
+    ) -> Self {
+        let first = NonNull::from(&mut *all).cast::<MaybeUninit<Segment>>();
+        // SAFETY: slot `i` has its own `limit` elements of the store, which is as long as all slots need.
+        let slots = slots(&mut |i| SlotCell::new(unsafe { first.add(i * usize::from(limit)) }));
+        Self { slots, order, segments: all, limit }
+    }
+}
+
+/// A virtqueue, device's side.
+///
+/// No operation blocks or allocates. A queue that is dropped while chains are out leaks what they point to,
+/// so a chain is valid for as long as it is held.
+///
+/// Aligned so that no other value shares its cache lines.
+#[repr(align(128))]
+pub struct Queue {
+    ring: Kind,
+    state: State,
+    in_flight: u16,
+    recent: Translation,
+    tables: Translation,
+    order: Order,
+    slots: ManuallyDrop<Store<SlotCell>>,
+    /// Any order: indices of free slots. In order: whether a slot is complete and waits for those before it.
+    marks: Store<u16>,
+    limit: u16,
+    epoch: u8,
+    /// Chains of the memory before this one that are still in flight.
+    pinned: u16,
+    memory: ManuallyDrop<Memory>,
+    /// Where the ring is, if in other regions than the chains.
+    rings: ManuallyDrop<Option<Memory>>,
+    old: ManuallyDrop<Option<Memory>>,
+    segments: ManuallyDrop<Store<MaybeUninit<Segment>>>,
+    config: Config,
+}
+
+enum Kind {
+    Split(Split),
+    Packed(Packed),
+}
+
+/// Which slot comes next.
+enum Order {
+    /// Any free one: the last that became free. The field counts those in `marks`.
+    Any(u16),
+    /// One after the other: `next` to be taken, `oldest` to be used.
+    Ring { next: u16, oldest: u16, occupied: u16, batch: Batch },
+}
+
+/// Used chains that go into the ring as one entry (2.7.9, 2.8.8): all but the last were filled completely.
+#[derive(Clone, Copy, Default)]
+struct Batch {
+    last: Option<UsedEntry>,
+    full: bool,
+    chains: u16,
+    descs: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Broken(BadChain),
+    Stopped,
+}
+
+macro_rules! with_ring {
+    ($kind:expr, $ring:ident => $body:expr) => {
+        match $kind {
+            Kind::Split($ring) => $body,
+            Kind::Packed($ring) => $body,
+        }
+    };
+}
+
+// SAFETY: areas and slots point into memory that the queue owns or keeps mapped.
+unsafe impl Send for Queue {}
+// SAFETY: shared access only reads private state and ring words, atomically.
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// Makes a queue over a ring in the driver's memory.
+    ///
+    /// `rings` is where ring addresses are looked up, if that is another address space than descriptors' (as
+    /// in vhost-user).
+    pub fn new(
+        config: Config,
+        addrs: RingAddrs,
+        memory: Memory,
+        rings: Option<Memory>,
+        storage: Storage,
+    ) -> Result<Self, NewError> {
+        let Config { size, packed, position, .. } = config;
+        if size == 0 || size > split_wire::MAX_SIZE || (!packed && !size.is_power_of_two()) {
+            return Err(NewError::BadSize(size));
+        }
+        if !position.is_of(packed, size) {
+            return Err(NewError::BadPosition);
+        }
+        let Storage { slots, order: mut marks, segments, limit } = storage;
+        if slots.len() < size.into() || marks.len() < size.into() || limit == 0 {
+            return Err(NewError::StoreTooShort);
+        }
+        let in_order = config.in_order;
+        marks.iter_mut().zip(0..).for_each(|(mark, i)| *mark = if in_order { 0 } else { i });
+        let ring = Kind::new(&config, position, areas(&config, addrs, rings.as_ref().unwrap_or(&memory))?);
+        let order = if config.in_order {
+            Order::Ring { next: 0, oldest: 0, occupied: 0, batch: Batch::default() }
+        } else {
+            Order::Any(size)
+        };
+        Ok(Self {
+            ring,
+            state: State::Running,
+            in_flight: 0,
+            recent: Translation::NONE,
+            tables: Translation::NONE,
+            order,
+            slots: ManuallyDrop::new(slots),
+            marks,
+            limit,
+            epoch: 0,
+            pinned: 0,
+            memory: ManuallyDrop::new(memory),
+            rings: ManuallyDrop::new(rings),
+            old: ManuallyDrop::new(None),
+            segments: ManuallyDrop::new(segments),
+            config,
+        })
+    }
+
+    /// The next chain that the driver made available, or `None`.
+    #[inline]
+    pub fn take(&mut self) -> Result<Option<Chain>, BadChain> {
+        match self.state {
+            State::Running => {}
+            State::Broken(broken) => return Err(broken),
+            State::Stopped => return Ok(None),
+        }
+        let index = match &self.order {
+            Order::Any(0) => return Ok(None),
+            Order::Any(free) => self.marks[usize::from(*free - 1)],
+            Order::Ring { occupied, .. } if *occupied == self.config.size => return Ok(None),
+            Order::Ring { next, .. } => *next,
+        };
+        let cell = NonNull::from(&self.slots[usize::from(index)].0);
+        // SAFETY: a free slot, so no chain points to it.
+        let slot = unsafe { &mut *cell.as_ref().get() };
+        let mut walk = Walk::new(
+            &self.memory,
+            &mut self.recent,
+            &mut self.tables,
+            slot,
+            self.limit,
+            self.limit.max(self.config.size),
+        );
+        let taken = with_ring!(&mut self.ring, r => r.take(&mut walk));
+        let broken = match taken {
+            Ok(None) => return Ok(None),
+            Ok(Some(taken)) => match walk.finish() {
+                Ok(()) => {
+                    slot.begin(taken.id, taken.descs, self.epoch);
+                    match &mut self.order {
+                        Order::Any(free) => *free -= 1,
+                        Order::Ring { next, occupied, .. } => {
+                            *next = after(*next, self.config.size);
+                            *occupied += 1;
+                        }
+                    }
+                    self.in_flight += 1;
+                    // SAFETY: the slot is from now on the chain's alone.
+                    return Ok(Some(Chain(unsafe { NonNull::new_unchecked(cell.as_ref().get()) })));
+                }
+                Err(broken) => broken,
+            },
+            Err(broken) => broken,
+        };
+        self.state = State::Broken(broken);
+        Err(broken)
+    }
+
+    /// Completes a chain: its used length is what was written to it. Shown to the driver by the next
+    /// [`publish`](Self::publish); with IN_ORDER, when those taken before it are complete too. After
+    /// [`stop`](Self::stop) it only frees the slot: the driver is not told.
+    ///
+    /// A chain of another queue comes back.
+    #[inline]
+    pub fn complete(&mut self, chain: Chain) -> Result<(), Chain> {
+        let first = self.slots.as_ptr() as usize;
+        let offset = (chain.0.as_ptr() as usize).wrapping_sub(first);
+        let index = offset / size_of::<SlotCell>();
+        if index >= self.slots.len() {
+            return Err(chain);
+        }
+        let slot = chain.0;
+        core::mem::forget(chain);
+        // SAFETY: the chain owned the slot, which is of this queue, and is gone.
+        let slot = unsafe { &mut *slot.as_ptr() };
+        self.in_flight -= 1;
+        if slot.epoch != self.epoch {
+            self.unpin();
+        }
+        match &mut self.order {
+            Order::Any(free) => {
+                self.marks[usize::from(*free)] = index as u16;
+                *free += 1;
+                if self.state != State::Stopped {
+                    let (entry, descs) = (slot.entry(), slot.descs);
+                    with_ring!(&mut self.ring, r => r.put_used(entry, 1, descs));
+                }
+            }
+            Order::Ring { oldest, occupied, batch, .. } => {
+                self.marks[index] = 1;
+                if self.state == State::Stopped {
+                    return Ok(());
+                }
+                // Everything from the oldest on that is complete goes out, one entry for as many as can be.
+                with_ring!(&mut self.ring, r => {
+                    while core::mem::take(&mut self.marks[usize::from(*oldest)]) != 0 {
+                        // SAFETY: complete, so its chain is gone.
+                        let slot = unsafe { &*self.slots[usize::from(*oldest)].0.get() };
+                        batch.add(slot.entry(), slot.descs, slot.written == slot.write_len, r);
+                        *oldest = after(*oldest, self.config.size);
+                        *occupied -= 1;
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the driver what was completed, once for all of it, and says whether it wants to be notified.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        if let Order::Ring { batch, .. } = &mut self.order {
+            with_ring!(&mut self.ring, r => batch.flush(r));
+        }
+        with_ring!(&mut self.ring, r => r.publish())
+    }
+
+    /// Whether an available chain waits, or the queue's error does.
+    pub fn has_available(&self) -> bool {
+        match self.state {
+            State::Running => with_ring!(&self.ring, r => r.has_available()),
+            State::Broken(_) => true,
+            State::Stopped => false,
+        }
+    }
+
+    /// Asks the driver not to notify of available chains. A hint: some may come all the same.
+    pub fn disable_notifications(&mut self) {
+        with_ring!(&mut self.ring, r => r.disable_notifications());
+    }
+
+    /// Asks the driver to notify of the next available chain.
+    ///
+    /// `false`, and notifications stay off, if chains wait already: take them first, then try again.
+    pub fn restart(&mut self) -> bool {
+        if self.state != State::Running {
+            return false;
+        }
+        with_ring!(&mut self.ring, r => {
+            let waiting = r.enable_notifications();
+            if waiting {
+                r.disable_notifications();
+            }
+            !waiting
+        })
+    }
+
+    /// Moves the queue to a changed set of regions. Chains in flight keep the old one mapped.
+    ///
+    /// Fails, with nothing changed, while chains of the memory before are still in flight.
+    pub fn set_memory(
+        &mut self,
+        addrs: RingAddrs,
+        memory: Memory,
+        rings: Option<Memory>,
+    ) -> Result<(), NewError> {
+        if self.pinned != 0 {
+            return Err(NewError::Busy);
+        }
+        let areas = areas(&self.config, addrs, rings.as_ref().unwrap_or(&memory))?;
+        self.publish();
+        self.ring = Kind::new(&self.config, self.position(), areas);
+        self.pinned = self.in_flight;
+        let old = core::mem::replace(&mut *self.memory, memory);
+        *self.rings = rings;
+        *self.old = (self.pinned != 0).then_some(old);
+        self.epoch = self.epoch.wrapping_add(1);
+        (self.recent, self.tables) = (Translation::NONE, Translation::NONE);
+        Ok(())
+    }
+
+    /// Whether chains in flight still use a set of regions that was replaced.
+    pub fn uses_old_memory(&self) -> bool {
+        self.pinned != 0
+    }
+
+    #[cold]
+    fn unpin(&mut self) {
+        self.pinned -= 1;
+        if self.pinned == 0 {
+            *self.old = None;
+        }
+    }
+
+    /// Stops the queue: it yields and publishes nothing more. Returns where it stands, with how many chains
+    /// are in flight; `next` counts these as taken.
+    pub fn stop(&mut self) -> (Position, u16) {
+        self.publish();
+        if self.state == State::Running {
+            self.state = State::Stopped;
+        }
+        (self.position(), self.in_flight)
+    }
+
+    /// Where the ring stands.
+    pub fn position(&self) -> Position {
+        with_ring!(&self.ring, r => r.position())
+    }
+
+    /// Chains taken and not completed.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// What the queue was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The error that the queue is latched with, if any.
+    pub fn broken(&self) -> Option<BadChain> {
+        match self.state {
+            State::Broken(broken) => Some(broken),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.in_flight == 0 {
+            // SAFETY: no chain points to slots, segments or memory, and nothing uses them after this.
+            unsafe {
+                ManuallyDrop::drop(&mut self.slots);
+                ManuallyDrop::drop(&mut self.segments);
+                ManuallyDrop::drop(&mut self.memory);
+                ManuallyDrop::drop(&mut self.rings);
+                ManuallyDrop::drop(&mut self.old);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("config", &self.config)
+            .field("in_flight", &self.in_flight)
+            .field("broken", &self.broken())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kind {
+    /// `areas` must be of this layout and size, and stay mapped while the queue lives, as `areas` ensures.
+    fn new(config: &Config, position: Position, areas: [Area; 3]) -> Self {
+        let Config { size, packed, event_idx, indirect, barriers, .. } = *config;
+        // SAFETY: areas of this layout and size; the queue holds the memory that they are in.
+        unsafe {
+            if packed {
+                Self::Packed(Packed::new(areas, size, position, (event_idx, indirect), barriers))
+            } else {
+                Self::Split(Split::new(areas, size, position, (event_idx, indirect), barriers))
+            }
+        }
+    }
+}
+
+impl Slot {
+    #[inline(always)]
+    fn entry(&self) -> UsedEntry {
+        UsedEntry { id: self.id, written: self.written, writable: self.write_len != 0 }
+    }
+}
+
+impl Batch {
+    /// Adds the next used chain: to the entry at hand if everything in that was filled, else to a new one.
+    #[inline(always)]
+    fn add(&mut self, entry: UsedEntry, descs: u16, full: bool, ring: &mut impl Ring) {
+        if !self.full {
+            self.flush(ring);
+        }
+        self.last = Some(entry);
+        self.full = full;
+        self.chains += 1;
+        self.descs += descs;
+    }
+
+    #[inline(always)]
+    fn flush(&mut self, ring: &mut impl Ring) {
+        if let Some(entry) = self.last {
+            ring.put_used(entry, self.chains, self.descs);
+            *self = Self::default();
+        }
+    }
+}
+
+impl Position {
+    /// Whether a queue of this layout and size can stand here.
+    fn is_of(&self, packed: bool, size: u16) -> bool {
+        if !packed {
+            return self.next.wrapping_sub(self.used) <= size;
+        }
+        let inside = self.next < size && self.used < size;
+        let ordered =
+            if self.next_wrap == self.used_wrap { self.next >= self.used } else { self.next <= self.used };
+        inside && ordered
+    }
+}
+
+#[inline(always)]
+fn after(index: u16, size: u16) -> u16 {
+    if index + 1 == size { 0 } else { index + 1 }
+}
+
+/// The three areas of a ring, each in one region and aligned (2.7, 2.8.10.1).
+fn areas(config: &Config, addrs: RingAddrs, memory: &Memory) -> Result<[Area; 3], NewError> {
+    let n = config.size;
+    let shapes = if config.packed {
+        use packed_wire::{DESC_ALIGN, EVENT_ALIGN, EVENT_SIZE, desc_size};
+        [(desc_size(n), DESC_ALIGN), (EVENT_SIZE, EVENT_ALIGN), (EVENT_SIZE, EVENT_ALIGN)]
+    } else {
+        use split_wire::{DESC_ALIGN, DEVICE_ALIGN, DRIVER_ALIGN, desc_size, device_size, driver_size};
+        [(desc_size(n), DESC_ALIGN), (driver_size(n), DRIVER_ALIGN), (device_size(n), DEVICE_ALIGN)]
+    };
+    let find = |addr: u64, (len, align): (usize, usize)| {
+        let host =
+            memory.contiguous(addr, len as u64).filter(|h| (h.as_ptr() as usize).is_multiple_of(align));
+        // SAFETY: mapped for the whole length and aligned; the queue keeps the memory.
+        host.map(|h| unsafe { Area::new(h) }).ok_or(NewError::BadArea { addr })
+    };
+    Ok([find(addrs.desc, shapes[0])?, find(addrs.driver, shapes[1])?, find(addrs.device, shapes[2])?])
+}

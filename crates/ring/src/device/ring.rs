@@ -1,0 +1,40 @@
+//! What split and packed rings have in common, device's side.
+
+use super::error::BadChain;
+use super::queue::Position;
+use super::walk::Walk;
+
+/// A chain as it stands in the ring, its descriptors walked.
+pub(super) struct Taken {
+    /// Split: head. Packed: buffer id.
+    pub(super) id: u16,
+    /// Ring descriptors taken.
+    pub(super) descs: u16,
+}
+
+/// What is written into the ring for used chains.
+#[derive(Clone, Copy)]
+pub(super) struct UsedEntry {
+    pub(super) id: u16,
+    pub(super) written: u32,
+    /// The chain has writable bytes.
+    pub(super) writable: bool,
+}
+
+/// The layout of a ring. All state is private to the device.
+pub(super) trait Ring {
+    /// Walks the next available chain, if there is one.
+    fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain>;
+    /// Writes an entry that stands for `chains` used chains of `descs` descriptors together; unpublished.
+    fn put_used(&mut self, entry: UsedEntry, chains: u16, descs: u16);
+    /// Publishes what was put; whether the driver wants to be notified of it.
+    fn publish(&mut self) -> bool;
+    /// Whether an available chain waits.
+    fn has_available(&self) -> bool;
+    /// Asks the driver not to notify.
+    fn disable_notifications(&mut self);
+    /// Asks the driver to notify of the next available chain; whether one waits already.
+    fn enable_notifications(&mut self) -> bool;
+    /// Where the ring stands.
+    fn position(&self) -> Position;
+}

@@ -1,0 +1,154 @@
+//! What can go wrong on the driver's side.
+
+use crate::chain::Chain;
+use crate::mem::AllocError;
+use core::fmt;
+
+/// How a device broke the rules of the queue. Latched: the queue yields nothing more, and only
+/// [`shutdown`](super::Queue::shutdown) gives its buffers back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Broken {
+    /// A used id that no queue of this size has.
+    UnknownId {
+        /// The id.
+        id: u32,
+    },
+    /// A used id that is not in flight: never added, or used before.
+    NotInFlight {
+        /// The id.
+        id: u32,
+    },
+    /// More bytes were reported written than the chain has for writing.
+    LengthTooLarge {
+        /// What the device reported.
+        reported: u32,
+        /// The chain's writable bytes.
+        writable: u32,
+    },
+    /// The used index moved further than there are chains in flight.
+    IndexJump {
+        /// By how many.
+        by: u16,
+        /// Chains in flight.
+        in_flight: u16,
+    },
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownId { id } => write!(f, "the device used id {id}, which this queue does not have"),
+            Self::NotInFlight { id } => write!(f, "the device used id {id}, which is not in flight"),
+            Self::LengthTooLarge { reported, writable } => {
+                write!(f, "the device reported {reported} bytes written to a chain with space for {writable}")
+            }
+            Self::IndexJump { by, in_flight } => {
+                write!(f, "the device used {by} chains at once with {in_flight} in flight")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Broken {}
+
+/// Why a chain was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AddErrorKind {
+    /// The queue has no space for the chain now. Take used chains off, and try again.
+    Full,
+    /// The chain has no buffers.
+    NoBuffers,
+    /// The chain says that more of its buffers are readable than it has.
+    BadSplit,
+    /// A buffer's window is empty.
+    EmptyBuffer,
+    /// The chain has more buffers than the queue can ever take, or more than 2^32 - 1 bytes.
+    TooLong,
+    /// A buffer belongs to another domain than the queue: its device could not reach it.
+    ForeignBuffer,
+    /// The device broke the queue earlier.
+    Broken(Broken),
+    /// The queue was shut down.
+    Stopped,
+}
+
+impl fmt::Display for AddErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the queue is full",
+            Self::NoBuffers => "the chain has no buffers",
+            Self::BadSplit => "the chain has fewer buffers than are to be readable",
+            Self::EmptyBuffer => "the chain has an empty buffer",
+            Self::TooLong => "the chain is longer than the queue can ever take",
+            Self::ForeignBuffer => "a buffer belongs to another domain than the queue",
+            Self::Broken(broken) => return write!(f, "the queue is broken: {broken}"),
+            Self::Stopped => "the queue is shut down",
+        })
+    }
+}
+
+/// A chain that was not added, and its token, given back.
+pub struct AddError<P, T> {
+    /// Why.
+    pub kind: AddErrorKind,
+    /// The chain, unchanged.
+    pub chain: Chain<P>,
+    /// Its token.
+    pub token: T,
+}
+
+impl<P, T> AddError<P, T> {
+    /// Why the chain was not added.
+    pub fn kind(&self) -> AddErrorKind {
+        self.kind
+    }
+}
+
+impl<P, T> fmt::Debug for AddError<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddError").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl<P, T> fmt::Display for AddError<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl<P, T> core::error::Error for AddError<P, T> {}
+
+/// Why a queue could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NewError {
+    /// The size is 0, above 32768, or for a split ring no power of two.
+    BadSize(u16),
+    /// A store is shorter than the queue's size.
+    StoreTooShort,
+    /// The ring's memory could not be had.
+    Memory(AllocError),
+    /// Indirect chains of fewer than 2, or more than 32768 buffers were asked for.
+    BadIndirect,
+}
+
+impl From<AllocError> for NewError {
+    fn from(error: AllocError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl fmt::Display for NewError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadSize(size) => write!(f, "{size} is no size for this kind of virtqueue"),
+            Self::StoreTooShort => f.write_str("a store has fewer elements than the queue"),
+            Self::Memory(error) => write!(f, "no memory for the ring: {error}"),
+            Self::BadIndirect => f.write_str("indirect chains must be of 2 to 32768 buffers"),
+        }
+    }
+}
+
+impl core::error::Error for NewError {}

@@ -1,0 +1,427 @@
+//! Packed rings (2.8), driver's side.
+
+use super::error::Broken;
+use super::queue::Position;
+use super::ring::{Cursor, Meta, Ring, UsedSlot};
+use crate::notify::{Barriers, need_event, publish_then_look};
+use crate::store::Store;
+use crate::words::{Area, fields, word};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use virtio_kit_spec::packed as wire;
+
+/// Both lap bits; a lap around the ring flips them.
+const LAP: u16 = wire::DESC_AVAIL | wire::DESC_USED;
+
+/// The shared areas and the two positions: what any order of use needs.
+pub(super) struct Shared {
+    desc: Area,
+    driver: Area,
+    device: Area,
+    size: u16,
+    event_idx: bool,
+    barriers: Barriers,
+    free: u16,
+    /// Where the next chain goes, and the bits that make a descriptor available there.
+    next: u16,
+    lap: u16,
+    /// Descriptors added since the last publish.
+    pending: u16,
+    /// The first of these and its second word, which alone holds all of them back.
+    held_at: u16,
+    held: u64,
+    /// Where the next used descriptor will be, and the bits that mark it used.
+    taken: u16,
+    used_lap: u16,
+}
+
+impl Shared {
+    /// # Safety
+    ///
+    /// The areas must be those of a packed ring of `size` descriptors, and stay valid for as long as the
+    /// value is used.
+    unsafe fn new([desc, driver, device]: [Area; 3], size: u16, event_idx: bool, barriers: Barriers) -> Self {
+        Self {
+            desc,
+            driver,
+            device,
+            size,
+            event_idx,
+            barriers,
+            free: size,
+            next: 0,
+            lap: wire::DESC_AVAIL,
+            pending: 0,
+            held_at: 0,
+            held: 0,
+            taken: 0,
+            used_lap: LAP,
+        }
+    }
+
+    /// `at` must be below the ring's size, as all positions kept here are.
+    #[inline(always)]
+    fn store_second(&self, at: u16, second: u64) {
+        debug_assert!(at < self.size);
+        // SAFETY: inside the ring.
+        unsafe { self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed) };
+    }
+
+    #[inline(always)]
+    fn start(&self, slot: u16) -> Cursor {
+        Cursor { slot, at: self.next, last: self.next, lap: self.lap, first: 0 }
+    }
+
+    /// Writes a descriptor; the second word of a chain's first one only in `finish`.
+    #[inline(always)]
+    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
+        let at = cursor.at;
+        debug_assert!(at < self.size);
+        // SAFETY: inside the ring.
+        unsafe { self.desc.store64(wire::desc(at), addr, Relaxed) };
+        let flags = flags | cursor.lap | if more { wire::DESC_NEXT } else { 0 };
+        let second = word(len, cursor.slot, flags);
+        if at == self.next {
+            cursor.first = second;
+        } else {
+            self.store_second(at, second);
+        }
+        (cursor.at, cursor.lap) = self.after(at, 1, cursor.lap, LAP);
+    }
+
+    /// The position `by` descriptors after `at`, and the lap bits there.
+    #[inline(always)]
+    fn after(&self, at: u16, by: u16, lap: u16, flip: u16) -> (u16, u16) {
+        // At most twice the largest size: 65536 overflows only when both are 32768, hence the subtraction.
+        let left = self.size - at;
+        if by >= left { (by - left, lap ^ flip) } else { (at + by, lap) }
+    }
+
+    /// Makes what `put` wrote unavailable again, so that a shorter chain in its place does not expose it.
+    fn abandon(&mut self, cursor: Cursor) {
+        let (mut at, mut lap) = (self.next, self.lap);
+        while at != cursor.at {
+            self.store_second(at, word(0, 0, lap ^ LAP));
+            (at, lap) = self.after(at, 1, lap, LAP);
+        }
+    }
+
+    #[inline(always)]
+    fn finish(&mut self, cursor: &Cursor, descs: u16) {
+        if self.pending == 0 {
+            (self.held_at, self.held) = (self.next, cursor.first);
+        } else {
+            self.store_second(self.next, cursor.first);
+        }
+        self.pending += descs;
+        self.free -= descs;
+        (self.next, self.lap) = (cursor.at, cursor.lap);
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        let pending = core::mem::take(&mut self.pending);
+        if pending == 0 {
+            return false;
+        }
+        self.barriers.before_publish();
+        publish_then_look(
+            &self.barriers,
+            || {
+                // SAFETY: inside the ring.
+                unsafe {
+                    self.desc.store64(wire::desc(self.held_at) + wire::DESC_LEN_OFFSET, self.held, Release)
+                }
+            },
+            || {
+                // SAFETY: the one word of the device area.
+                let suppress = unsafe { self.device.load32(0, Relaxed) };
+                let (event, flags) = (suppress as u16, (suppress >> 16) as u16);
+                match flags & wire::EVENT_FLAGS_MASK {
+                    wire::EVENT_DISABLE => false,
+                    wire::EVENT_DESC if self.event_idx => self.passes(event, pending),
+                    _ => true,
+                }
+            },
+        )
+    }
+
+    /// Whether the device's event position lies among the `pending` descriptors just published.
+    #[inline(always)]
+    fn passes(&self, event: u16, pending: u16) -> bool {
+        let (position, wrap) = wire::event_pos(event);
+        // On another lap than `next` the position lies one ring length before this lap's.
+        let lap_differs = wrap != (self.lap == wire::DESC_AVAIL);
+        let event = if lap_differs { position.wrapping_sub(self.size) } else { position };
+        need_event(event, self.next, self.next.wrapping_sub(pending))
+    }
+
+    /// The used descriptor at `taken`, if it is one: id and length.
+    #[inline(always)]
+    fn used_desc(&self) -> Option<(u16, u32)> {
+        // SAFETY: inside the ring.
+        let second = unsafe { self.desc.load64(wire::desc(self.taken) + wire::DESC_LEN_OFFSET, Acquire) };
+        let (len, id, flags) = fields(second);
+        if flags & LAP != self.used_lap {
+            return None;
+        }
+        self.barriers.after_observe();
+        // Without WRITE the length means nothing (2.8.4).
+        Some((id, if flags & wire::DESC_WRITE != 0 { len } else { 0 }))
+    }
+
+    #[inline(always)]
+    fn release(&mut self, descs: u16) {
+        self.free += descs;
+        (self.taken, self.used_lap) = self.after(self.taken, descs, self.used_lap, LAP);
+    }
+
+    fn disable_callbacks(&self) {
+        // SAFETY: the one word of the driver area.
+        unsafe { self.driver.store32(0, u32::from(wire::EVENT_DISABLE) << 16, Relaxed) };
+    }
+
+    fn enable_callbacks(&self, look: impl FnOnce() -> bool) -> bool {
+        let position = u32::from(wire::event_word(self.taken, self.used_lap == LAP));
+        let flags = if self.event_idx { wire::EVENT_DESC } else { wire::EVENT_ENABLE };
+        publish_then_look(
+            &self.barriers,
+            // SAFETY: the one word of the driver area.
+            || unsafe { self.driver.store32(0, position | u32::from(flags) << 16, Relaxed) },
+            look,
+        )
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            next: self.next,
+            next_wrap: self.lap == wire::DESC_AVAIL,
+            used: self.taken,
+            used_wrap: self.used_lap == LAP,
+        }
+    }
+
+    fn reset(&mut self) {
+        (self.free, self.next, self.lap, self.pending) = (self.size, 0, wire::DESC_AVAIL, 0);
+        (self.taken, self.used_lap) = (0, LAP);
+    }
+}
+
+fn table_word(len: u32, write: bool) -> u64 {
+    word(len, 0, if write { wire::DESC_WRITE } else { 0 })
+}
+
+/// A packed ring whose chains come back in any order: free buffer ids are a private list.
+pub(super) struct AnyOrder {
+    shared: Shared,
+    /// The id after each free one.
+    links: Store<u16>,
+    free_id: u16,
+}
+
+impl AnyOrder {
+    /// # Safety
+    ///
+    /// As for [`Shared::new`]; `links` must have `size` elements.
+    pub(super) unsafe fn new(
+        areas: [Area; 3],
+        size: u16,
+        links: Store<u16>,
+        event_idx: bool,
+        barriers: Barriers,
+    ) -> Self {
+        // SAFETY: the caller's promise.
+        let shared = unsafe { Shared::new(areas, size, event_idx, barriers) };
+        let mut ring = Self { shared, links, free_id: 0 };
+        ring.reset();
+        ring
+    }
+}
+
+impl Ring for AnyOrder {
+    #[inline(always)]
+    fn room(&self) -> u16 {
+        self.shared.free
+    }
+
+    #[inline(always)]
+    fn start(&self) -> Cursor {
+        self.shared.start(self.free_id)
+    }
+
+    #[inline(always)]
+    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
+        self.shared.put(cursor, addr, len, flags, more);
+    }
+
+    fn abandon(&mut self, cursor: Cursor) {
+        self.shared.abandon(cursor);
+    }
+
+    #[inline(always)]
+    fn finish(&mut self, cursor: Cursor, descs: u16) {
+        self.free_id = self.links[usize::from(self.free_id)];
+        self.shared.finish(&cursor, descs);
+    }
+
+    #[inline(always)]
+    fn table_word(len: u32, write: bool, _: u16, _: bool) -> u64 {
+        table_word(len, write)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.shared.publish()
+    }
+
+    #[inline(always)]
+    fn next_used(&mut self, metas: &[Meta], _: u16) -> Result<Option<UsedSlot>, Broken> {
+        let Some((slot, len)) = self.shared.used_desc() else { return Ok(None) };
+        let id = u32::from(slot);
+        let Some(meta) = metas.get(usize::from(slot)) else { return Err(Broken::UnknownId { id }) };
+        if meta.descs == 0 {
+            return Err(Broken::NotInFlight { id });
+        }
+        Ok(Some(UsedSlot { slot, len }))
+    }
+
+    #[inline(always)]
+    fn release(&mut self, slot: u16, meta: Meta) {
+        self.links[usize::from(slot)] = self.free_id;
+        self.free_id = slot;
+        self.shared.release(meta.descs);
+    }
+
+    fn has_used(&self) -> bool {
+        self.shared.used_desc().is_some()
+    }
+
+    fn disable_callbacks(&mut self) {
+        self.shared.disable_callbacks();
+    }
+
+    fn enable_callbacks(&mut self) -> bool {
+        self.shared.enable_callbacks(|| self.shared.used_desc().is_some())
+    }
+
+    fn position(&self) -> Position {
+        self.shared.position()
+    }
+
+    fn reset(&mut self) {
+        self.shared.reset();
+        let size = self.shared.size;
+        self.links.iter_mut().zip(1..).for_each(|(link, next)| *link = if next < size { next } else { 0 });
+        self.free_id = 0;
+    }
+}
+
+/// A packed ring used in order (2.8.8): a chain's id is the position of its first descriptor.
+pub(super) struct InOrder {
+    shared: Shared,
+    /// The used descriptor that is being handed out, which may stand for several chains.
+    batch: Option<(u16, u32)>,
+}
+
+impl InOrder {
+    /// # Safety
+    ///
+    /// As for [`Shared::new`].
+    pub(super) unsafe fn new(areas: [Area; 3], size: u16, event_idx: bool, barriers: Barriers) -> Self {
+        // SAFETY: the caller's promise.
+        Self { shared: unsafe { Shared::new(areas, size, event_idx, barriers) }, batch: None }
+    }
+}
+
+impl Ring for InOrder {
+    #[inline(always)]
+    fn room(&self) -> u16 {
+        self.shared.free
+    }
+
+    #[inline(always)]
+    fn start(&self) -> Cursor {
+        self.shared.start(self.shared.next)
+    }
+
+    #[inline(always)]
+    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
+        self.shared.put(cursor, addr, len, flags, more);
+    }
+
+    fn abandon(&mut self, cursor: Cursor) {
+        self.shared.abandon(cursor);
+    }
+
+    #[inline(always)]
+    fn finish(&mut self, cursor: Cursor, descs: u16) {
+        self.shared.finish(&cursor, descs);
+    }
+
+    #[inline(always)]
+    fn table_word(len: u32, write: bool, _: u16, _: bool) -> u64 {
+        table_word(len, write)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.shared.publish()
+    }
+
+    /// One used descriptor may end a batch: the chains before the one it names count as used to the full.
+    /// It stands where the first chain of the batch was (2.8.8).
+    #[inline(always)]
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
+        let (id, len) = match self.batch {
+            Some(batch) => batch,
+            None => match self.shared.used_desc() {
+                Some(used) => used,
+                None => return Ok(None),
+            },
+        };
+        let slot = self.shared.taken;
+        if in_flight == 0 {
+            return Err(Broken::NotInFlight { id: id.into() });
+        }
+        if id == slot {
+            self.batch = None;
+            return Ok(Some(UsedSlot { slot, len }));
+        }
+        if self.batch.is_none() {
+            // Once per batch: the chain that ends it must be in flight, or the walk would take all of them.
+            let Some(last) = metas.get(usize::from(id)) else {
+                return Err(Broken::UnknownId { id: id.into() });
+            };
+            if last.descs == 0 {
+                return Err(Broken::NotInFlight { id: id.into() });
+            }
+            self.batch = Some((id, len));
+        }
+        Ok(Some(UsedSlot { slot, len: metas[usize::from(slot)].writable }))
+    }
+
+    #[inline(always)]
+    fn release(&mut self, _: u16, meta: Meta) {
+        self.shared.release(meta.descs);
+    }
+
+    fn has_used(&self) -> bool {
+        self.batch.is_some() || self.shared.used_desc().is_some()
+    }
+
+    fn disable_callbacks(&mut self) {
+        self.shared.disable_callbacks();
+    }
+
+    fn enable_callbacks(&mut self) -> bool {
+        self.shared.enable_callbacks(|| self.has_used())
+    }
+
+    fn position(&self) -> Position {
+        self.shared.position()
+    }
+
+    fn reset(&mut self) {
+        self.shared.reset();
+        self.batch = None;
+    }
+}

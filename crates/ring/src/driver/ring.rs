@@ -1,0 +1,72 @@
+//! What the four driver rings have in common.
+
+use super::error::Broken;
+use super::queue::Position;
+
+/// What the queue remembers of a chain in flight, at the index of its slot.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Meta {
+    /// Bytes that the device may write.
+    pub(super) writable: u32,
+    /// Ring descriptors taken; 0 when nothing is in flight here.
+    pub(super) descs: u16,
+    /// Last descriptor of the chain, for the ring that keeps descriptors in a list.
+    pub(super) last: u16,
+}
+
+/// A chain that the device used: its slot, which is in flight, and the length reported.
+pub(super) struct UsedSlot {
+    pub(super) slot: u16,
+    pub(super) len: u32,
+}
+
+/// A position in the ring while a chain is written.
+pub(super) struct Cursor {
+    /// The slot of the chain, fixed from the start.
+    pub(super) slot: u16,
+    /// Where the next descriptor goes.
+    pub(super) at: u16,
+    /// Where the last one went.
+    pub(super) last: u16,
+    /// Packed: the availability bits at this position.
+    pub(super) lap: u16,
+    /// Packed: second word of the chain's first descriptor, which is written last.
+    pub(super) first: u64,
+}
+
+/// The layout of a ring and the order in which its slots are used. All state is private to the driver.
+///
+/// `start`, some `put`s and `finish` add one chain; nothing of the ring's state changes before `finish`, and
+/// nothing becomes visible to the device before `publish`.
+pub(super) trait Ring {
+    /// Free descriptors.
+    fn room(&self) -> u16;
+    /// Begins a chain; there must be room.
+    fn start(&self) -> Cursor;
+    /// Writes the next descriptor; `flags` are WRITE or INDIRECT, `more` says that another follows.
+    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool);
+    /// Undoes what `put` wrote.
+    fn abandon(&mut self, cursor: Cursor);
+    /// Takes the descriptors written, which must be `descs`.
+    fn finish(&mut self, cursor: Cursor, descs: u16);
+    /// Second word of entry `index` of an indirect table.
+    fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64;
+    /// Publishes what was added; whether the device wants to be notified of it.
+    fn publish(&mut self) -> bool;
+
+    /// The next used chain, in flight by the evidence of `metas`.
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken>;
+    /// Frees the descriptors of a chain that was used.
+    fn release(&mut self, slot: u16, meta: Meta);
+    /// Whether a used chain waits.
+    fn has_used(&self) -> bool;
+    /// Asks the device not to notify.
+    fn disable_callbacks(&mut self);
+    /// Asks the device to notify of the next used chain; whether one waits already.
+    fn enable_callbacks(&mut self) -> bool;
+
+    /// Where the ring stands.
+    fn position(&self) -> Position;
+    /// Puts private state and ring memory back to how they were when the queue was new.
+    fn reset(&mut self);
+}

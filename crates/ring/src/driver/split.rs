@@ -1,0 +1,387 @@
+//! Split rings (2.7), driver's side.
+
+use super::error::Broken;
+use super::queue::Position;
+use super::ring::{Cursor, Meta, Ring, UsedSlot};
+use crate::notify::{Barriers, need_event, publish_then_look};
+use crate::store::Store;
+use crate::words::{Area, word};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use virtio_kit_spec::split as wire;
+
+/// The shared areas and the free-running indices: what any order of use needs.
+pub(super) struct Shared {
+    desc: Area,
+    avail: Area,
+    used: Area,
+    mask: u16,
+    event_idx: bool,
+    barriers: Barriers,
+    /// Next entry of the available ring.
+    next: u16,
+    /// What the device has been shown of `next`.
+    published: u16,
+    /// Next entry of the used ring.
+    taken: u16,
+    /// What the device has shown, as last read.
+    seen: u16,
+}
+
+impl Shared {
+    /// # Safety
+    ///
+    /// The areas must be those of a split ring of `size` descriptors, a power of two, and stay valid for as
+    /// long as the value is used.
+    unsafe fn new([desc, avail, used]: [Area; 3], size: u16, event_idx: bool, barriers: Barriers) -> Self {
+        debug_assert!(size.is_power_of_two());
+        let mask = size - 1;
+        Self { desc, avail, used, mask, event_idx, barriers, next: 0, published: 0, taken: 0, seen: 0 }
+    }
+
+    #[inline(always)]
+    fn store_desc(&self, at: u16, addr: u64, second: u64) {
+        let offset = wire::desc(at & self.mask);
+        // SAFETY: masked to the table.
+        unsafe {
+            self.desc.store64(offset, addr, Relaxed);
+            self.desc.store64(offset + 8, second, Relaxed);
+        }
+    }
+
+    /// Puts a head into the available ring, unpublished.
+    #[inline(always)]
+    fn offer(&mut self, head: u16) {
+        let offset = wire::avail_entry(self.next & self.mask);
+        // SAFETY: masked to the ring.
+        unsafe { self.avail.store16(offset, head, Relaxed) };
+        self.next = self.next.wrapping_add(1);
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next);
+        if old == new {
+            return false;
+        }
+        self.published = new;
+        self.barriers.before_publish();
+        publish_then_look(
+            &self.barriers,
+            // SAFETY: a header word.
+            || unsafe { self.avail.store16(wire::AVAIL_IDX, new, Release) },
+            || {
+                if self.event_idx {
+                    // SAFETY: the word after the used ring.
+                    let event = unsafe { self.used.load16(wire::avail_event(self.mask + 1), Relaxed) };
+                    need_event(event, new, old)
+                } else {
+                    // SAFETY: a header word.
+                    let flags = unsafe { self.used.load16(wire::USED_FLAGS, Relaxed) };
+                    flags & wire::USED_NO_NOTIFY == 0
+                }
+            },
+        )
+    }
+
+    /// How many entries of the used ring wait, looking at the device's index only when none is known.
+    #[inline(always)]
+    fn waiting(&mut self, in_flight: u16) -> Result<bool, Broken> {
+        if self.taken == self.seen {
+            // SAFETY: a header word.
+            let index = unsafe { self.used.load16(wire::USED_IDX, Acquire) };
+            if index == self.seen {
+                return Ok(false);
+            }
+            let by = index.wrapping_sub(self.taken);
+            if by > in_flight {
+                return Err(Broken::IndexJump { by, in_flight });
+            }
+            self.barriers.after_observe();
+            self.seen = index;
+        }
+        Ok(true)
+    }
+
+    /// The entry of the used ring at `taken`: id and length.
+    #[inline(always)]
+    fn used_entry(&self) -> (u32, u32) {
+        let offset = wire::used_entry(self.taken & self.mask);
+        // SAFETY: masked to the ring.
+        unsafe { (self.used.load32(offset, Relaxed), self.used.load32(offset + 4, Relaxed)) }
+    }
+
+    fn has_used(&self) -> bool {
+        // SAFETY: a header word.
+        self.taken != self.seen || unsafe { self.used.load16(wire::USED_IDX, Acquire) } != self.seen
+    }
+
+    fn disable_callbacks(&self) {
+        if self.event_idx {
+            // An index that the device has passed: it comes round again only after 65535 more.
+            let event = self.taken.wrapping_sub(1);
+            // SAFETY: the word after the available ring.
+            unsafe { self.avail.store16(wire::used_event(self.mask + 1), event, Relaxed) };
+        } else {
+            // SAFETY: a header word.
+            unsafe { self.avail.store16(wire::AVAIL_FLAGS, wire::AVAIL_NO_INTERRUPT, Relaxed) };
+        }
+    }
+
+    fn enable_callbacks(&self) -> bool {
+        publish_then_look(
+            &self.barriers,
+            || {
+                if self.event_idx {
+                    let offset = wire::used_event(self.mask + 1);
+                    // SAFETY: the word after the available ring.
+                    unsafe { self.avail.store16(offset, self.taken, Relaxed) };
+                } else {
+                    // SAFETY: a header word.
+                    unsafe { self.avail.store16(wire::AVAIL_FLAGS, 0, Relaxed) };
+                }
+            },
+            || self.has_used(),
+        )
+    }
+
+    fn position(&self) -> Position {
+        Position { next: self.next, next_wrap: false, used: self.taken, used_wrap: false }
+    }
+
+    fn reset(&mut self) {
+        (self.next, self.published, self.taken, self.seen) = (0, 0, 0, 0);
+    }
+}
+
+fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64 {
+    let flags = if write { wire::DESC_WRITE } else { 0 };
+    if more { word(len, flags | wire::DESC_NEXT, index + 1) } else { word(len, flags, 0) }
+}
+
+/// A split ring whose chains come back in any order: free descriptors are a private list.
+pub(super) struct AnyOrder {
+    shared: Shared,
+    /// The descriptor after each one, in its chain or in the free list.
+    links: Store<u16>,
+    free_head: u16,
+    free: u16,
+}
+
+impl AnyOrder {
+    /// # Safety
+    ///
+    /// As for [`Shared::new`]; `links` must have `size` elements.
+    pub(super) unsafe fn new(
+        areas: [Area; 3],
+        size: u16,
+        links: Store<u16>,
+        event_idx: bool,
+        barriers: Barriers,
+    ) -> Self {
+        // SAFETY: the caller's promise.
+        let shared = unsafe { Shared::new(areas, size, event_idx, barriers) };
+        let mut ring = Self { shared, links, free_head: 0, free: size };
+        ring.reset();
+        ring
+    }
+}
+
+impl Ring for AnyOrder {
+    #[inline(always)]
+    fn room(&self) -> u16 {
+        self.free
+    }
+
+    #[inline(always)]
+    fn start(&self) -> Cursor {
+        Cursor { slot: self.free_head, at: self.free_head, last: 0, lap: 0, first: 0 }
+    }
+
+    #[inline(always)]
+    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
+        let at = cursor.at;
+        let next = self.links[usize::from(at & self.shared.mask)];
+        let second = if more { word(len, flags | wire::DESC_NEXT, next) } else { word(len, flags, 0) };
+        self.shared.store_desc(at, addr, second);
+        cursor.last = at;
+        cursor.at = next;
+    }
+
+    fn abandon(&mut self, _: Cursor) {}
+
+    #[inline(always)]
+    fn finish(&mut self, cursor: Cursor, descs: u16) {
+        self.free_head = cursor.at;
+        self.free -= descs;
+        self.shared.offer(cursor.slot);
+    }
+
+    #[inline(always)]
+    fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64 {
+        table_word(len, write, index, more)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.shared.publish()
+    }
+
+    #[inline(always)]
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
+        if !self.shared.waiting(in_flight)? {
+            return Ok(None);
+        }
+        let (id, len) = self.shared.used_entry();
+        let Some(meta) = metas.get(id as usize) else { return Err(Broken::UnknownId { id }) };
+        if meta.descs == 0 {
+            return Err(Broken::NotInFlight { id });
+        }
+        self.shared.taken = self.shared.taken.wrapping_add(1);
+        Ok(Some(UsedSlot { slot: id as u16, len }))
+    }
+
+    #[inline(always)]
+    fn release(&mut self, slot: u16, meta: Meta) {
+        self.links[usize::from(meta.last & self.shared.mask)] = self.free_head;
+        self.free_head = slot;
+        self.free += meta.descs;
+    }
+
+    fn has_used(&self) -> bool {
+        self.shared.has_used()
+    }
+
+    fn disable_callbacks(&mut self) {
+        self.shared.disable_callbacks();
+    }
+
+    fn enable_callbacks(&mut self) -> bool {
+        self.shared.enable_callbacks()
+    }
+
+    fn position(&self) -> Position {
+        self.shared.position()
+    }
+
+    fn reset(&mut self) {
+        self.shared.reset();
+        let mask = self.shared.mask;
+        self.links.iter_mut().zip(1u16..).for_each(|(link, next)| *link = next & mask);
+        (self.free_head, self.free) = (0, mask + 1);
+    }
+}
+
+/// A split ring used in order (2.7.9): descriptors are taken in ring order and come back so.
+pub(super) struct InOrder {
+    shared: Shared,
+    /// Descriptor with which the next chain begins.
+    head: u16,
+    /// First descriptor of the oldest chain in flight.
+    tail: u16,
+    free: u16,
+    /// The used entry that is being handed out, which may stand for several chains.
+    batch: Option<(u32, u32)>,
+}
+
+impl InOrder {
+    /// # Safety
+    ///
+    /// As for [`Shared::new`].
+    pub(super) unsafe fn new(areas: [Area; 3], size: u16, event_idx: bool, barriers: Barriers) -> Self {
+        // SAFETY: the caller's promise.
+        let shared = unsafe { Shared::new(areas, size, event_idx, barriers) };
+        Self { shared, head: 0, tail: 0, free: size, batch: None }
+    }
+}
+
+impl Ring for InOrder {
+    #[inline(always)]
+    fn room(&self) -> u16 {
+        self.free
+    }
+
+    #[inline(always)]
+    fn start(&self) -> Cursor {
+        Cursor { slot: self.head, at: self.head, last: 0, lap: 0, first: 0 }
+    }
+
+    #[inline(always)]
+    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
+        let at = cursor.at;
+        cursor.at = (at + 1) & self.shared.mask;
+        let second = if more { word(len, flags | wire::DESC_NEXT, cursor.at) } else { word(len, flags, 0) };
+        self.shared.store_desc(at, addr, second);
+    }
+
+    fn abandon(&mut self, _: Cursor) {}
+
+    #[inline(always)]
+    fn finish(&mut self, cursor: Cursor, descs: u16) {
+        self.head = cursor.at;
+        self.free -= descs;
+        self.shared.offer(cursor.slot);
+    }
+
+    #[inline(always)]
+    fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64 {
+        table_word(len, write, index, more)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.shared.publish()
+    }
+
+    /// One entry of the used ring may end a batch: the chains before the one it names count as used to the
+    /// full. It stands where the first of the batch would (2.7.9), and `seen` has moved past all of them.
+    #[inline(always)]
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
+        if !self.shared.waiting(in_flight)? {
+            return Ok(None);
+        }
+        let (id, len) = self.batch.unwrap_or_else(|| self.shared.used_entry());
+        let slot = self.tail;
+        let meta = metas[usize::from(slot & self.shared.mask)];
+        self.shared.taken = self.shared.taken.wrapping_add(1);
+        if id == u32::from(slot) {
+            self.batch = None;
+            return Ok(Some(UsedSlot { slot, len }));
+        }
+        if id > u32::from(self.shared.mask) {
+            return Err(Broken::UnknownId { id });
+        }
+        if self.shared.taken == self.shared.seen {
+            // The batch is over, and the chain that should end it was not in it.
+            return Err(Broken::NotInFlight { id });
+        }
+        self.batch = Some((id, len));
+        Ok(Some(UsedSlot { slot, len: meta.writable }))
+    }
+
+    #[inline(always)]
+    fn release(&mut self, slot: u16, meta: Meta) {
+        self.tail = (slot + meta.descs) & self.shared.mask;
+        self.free += meta.descs;
+    }
+
+    fn has_used(&self) -> bool {
+        self.shared.has_used()
+    }
+
+    fn disable_callbacks(&mut self) {
+        self.shared.disable_callbacks();
+    }
+
+    fn enable_callbacks(&mut self) -> bool {
+        self.shared.enable_callbacks()
+    }
+
+    fn position(&self) -> Position {
+        self.shared.position()
+    }
+
+    fn reset(&mut self) {
+        self.shared.reset();
+        (self.head, self.tail, self.free, self.batch) = (0, 0, self.shared.mask + 1, None);
+    }
+}

@@ -1,0 +1,2 @@
+//! The command line of virtio-kit.
+fn main() {}
