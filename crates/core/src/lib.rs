@@ -1,1 +1,34 @@
-//! virtio-kit core.
+//! virtio-kit: write a virtio driver once and run it over any virtual I/O mechanism; write a virtio device
+//! once and serve it over any.
+//!
+//! Two wings over one ground floor. On the left, drivers register with a [`bus::Bus`], which offers them the
+//! devices of whatever back-ends are installed; a driver negotiates with a device it is given
+//! ([`driver::Found`]), makes [`driver::Virtqueue`]s and starts it. On the right, a device implements
+//! [`device::Device`] and is handed queues to serve. Between the two a [`transport::Transport`] carries
+//! registers and notifications; the queues themselves are in `virtio-kit-ring`, and no transport touches
+//! them while data moves.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`bus`] | drivers, back-ends, matching, hot-plug |
+//! | [`driver`] | what a driver does with a device: negotiation, virtqueues, configuration |
+//! | [`device`] | what a device implements, and the status machine that drives it |
+//! | [`transport`] | what a mechanism provides |
+//! | [`in_process`] | the mechanism without a mechanism: both ends in one program |
+//!
+//! No `std`, no runtime, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+extern crate alloc;
+
+pub mod bus;
+pub mod clock;
+pub mod device;
+pub mod driver;
+pub mod in_process;
+pub mod transport;
+
+pub use virtio_kit_ring::{self as ring, Arena, Bufs, Chain, DmaBuf, Domain, Parts};
+pub use virtio_kit_spec::{self as spec, DeviceId, F, Features, Status};

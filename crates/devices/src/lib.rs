@@ -1,1 +1,8 @@
-//! virtio-kit devices.
+//! Virtio devices, one folder per type, in safe code: written once, served over any transport.
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+extern crate alloc;
+
+pub mod blk;

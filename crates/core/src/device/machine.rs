@@ -1,0 +1,268 @@
+//! The device's side of the status field, feature negotiation and queue set-up (2.1, 2.2, 2.6, 3.1), once
+//! for all transports.
+
+use super::{ConfigNotice, Device, DeviceError, Worker};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use spin::Mutex;
+use virtio_kit_ring::device::{Config, NewError, Position, Queue, RingAddrs, Storage};
+use virtio_kit_ring::mem::Memory;
+use virtio_kit_ring::notify::Barriers;
+use virtio_kit_spec::features::{unmet, unmet_offer};
+use virtio_kit_spec::{DeviceId, F, Features, Status};
+
+/// The workers of a device's queues, each behind a lock of its own: whoever runs one does not hold up the
+/// others, or the registers.
+pub type Slots = Arc<[Mutex<Option<Box<dyn Worker>>>]>;
+
+/// What a driver has set up of a queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueueState {
+    /// Descriptors; at most the maximum.
+    pub size: u16,
+    /// Where the ring is.
+    pub addrs: RingAddrs,
+    /// Where it starts; `None` for a fresh one.
+    pub position: Option<Position>,
+    /// Whether the driver has enabled it.
+    pub enabled: bool,
+}
+
+/// A device as its transport sees it. Registers come in as calls; queues run in [`Slots`].
+pub struct Machine {
+    device: Box<dyn Device>,
+    notice: Arc<ConfigNotice>,
+    offered: Features,
+    accepted: Features,
+    status: Status,
+    queues: Vec<QueueState>,
+    slots: Slots,
+    memory: Option<Memory>,
+}
+
+impl Machine {
+    /// Takes a device over. It is offered with its own features and with `ring_features`, which the transport
+    /// carries and VERSION_1 always is of.
+    pub fn new(mut device: Box<dyn Device>, ring_features: Features, notice: Arc<ConfigNotice>) -> Self {
+        let id = device.id();
+        let mut offered = device.features() | ring_features | F::VERSION_1;
+        while let Some(dependency) = unmet_offer(offered, id) {
+            offered = offered - dependency.feature;
+        }
+        let count = usize::from(device.queue_count());
+        device.attach(notice.clone());
+        Self {
+            notice,
+            offered,
+            accepted: Features::EMPTY,
+            status: Status::RESET,
+            queues: alloc::vec![QueueState::default(); count],
+            slots: (0..count).map(|_| Mutex::new(None)).collect(),
+            memory: None,
+            device,
+        }
+    }
+
+    /// Where the workers of started queues are found.
+    pub fn slots(&self) -> Slots {
+        self.slots.clone()
+    }
+
+    /// The device type.
+    pub fn id(&self) -> DeviceId {
+        self.device.id()
+    }
+
+    /// Features offered.
+    pub fn offered(&self) -> Features {
+        self.offered
+    }
+
+    /// Features that the driver has accepted so far.
+    pub fn accepted(&self) -> Features {
+        self.accepted
+    }
+
+    /// The driver's choice of features. Ignored once FEATURES_OK is set (2.2.1).
+    pub fn set_accepted(&mut self, features: Features) {
+        if !self.status.contains(Status::FEATURES_OK) {
+            self.accepted = features;
+        }
+    }
+
+    /// The memory that descriptors refer to, for queues started from now on.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.memory = Some(memory);
+    }
+
+    /// The status field.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The driver writes the status field: 0 resets (2.4), other bits are only ever added (2.1.1).
+    ///
+    /// FEATURES_OK stays 0 if the features cannot work. DRIVER_OK starts the queues that are enabled; if one
+    /// cannot start, the device needs a reset.
+    pub fn set_status(&mut self, status: Status) -> Result<(), DeviceError> {
+        if status == Status::RESET {
+            self.reset();
+            return Ok(());
+        }
+        let mut added = status.difference(self.status);
+        if added.contains(Status::FEATURES_OK) && !self.features_work() {
+            added.remove(Status::FEATURES_OK);
+        }
+        let driver_ok = added.contains(Status::DRIVER_OK);
+        if driver_ok && !(self.status | added).contains(Status::FEATURES_OK) {
+            added.remove(Status::DRIVER_OK);
+        }
+        self.status |= added & !Status::DEVICE_NEEDS_RESET;
+        if added.contains(Status::DRIVER_OK) {
+            let started = self.start();
+            if started.is_err() {
+                self.needs_reset();
+            }
+            return started;
+        }
+        Ok(())
+    }
+
+    /// Whether the driver's choice is among what is offered and complete (2.2.2).
+    fn features_work(&self) -> bool {
+        (self.accepted - self.offered).is_empty()
+            && self.accepted.contains(F::VERSION_1)
+            && unmet(self.accepted, self.device.id()).is_none()
+    }
+
+    fn start(&mut self) -> Result<(), DeviceError> {
+        self.device.activate(self.accepted)?;
+        for index in 0..self.queues.len() as u16 {
+            if self.queues[usize::from(index)].enabled {
+                self.start_queue(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_queue(&mut self, index: u16) -> Result<(), DeviceError> {
+        let state = self.queues[usize::from(index)];
+        let packed = self.accepted.contains(F::RING_PACKED);
+        let config = Config {
+            size: state.size,
+            packed,
+            in_order: self.accepted.contains(F::IN_ORDER),
+            event_idx: self.accepted.contains(F::EVENT_IDX),
+            indirect: self.accepted.contains(F::INDIRECT_DESC),
+            barriers: if self.accepted.contains(F::ORDER_PLATFORM) { Barriers::Device } else { Barriers::Smp },
+            position: state.position.unwrap_or(Position::fresh(packed)),
+        };
+        let memory = self.memory.clone().ok_or(DeviceError::Setup("no memory"))?;
+        let storage = Storage::boxed(state.size, self.device.max_segments(index));
+        let queue = Queue::new(config, state.addrs, memory, None, storage).map_err(|error| match error {
+            NewError::BadArea { .. } => DeviceError::Setup("a ring area is not in memory"),
+            _ => DeviceError::Setup("a queue's size or position is impossible"),
+        })?;
+        let worker = self.device.start_queue(index, queue)?;
+        *self.slots[usize::from(index)].lock() = Some(worker);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        for slot in self.slots.iter() {
+            if let Some(worker) = slot.lock().take() {
+                worker.stop();
+            }
+        }
+        self.device.reset();
+        self.queues.fill(QueueState::default());
+        self.accepted = Features::EMPTY;
+        self.status = Status::RESET;
+        self.memory = None;
+    }
+
+    /// Something is wrong that only a reset mends (2.1.2): sets DEVICE_NEEDS_RESET and, if the driver runs,
+    /// announces it as a change of configuration.
+    pub fn needs_reset(&mut self) {
+        self.status |= Status::DEVICE_NEEDS_RESET;
+        if self.status.contains(Status::DRIVER_OK) {
+            self.notice.changed();
+        }
+    }
+
+    /// Most descriptors of queue `index`; 0 if there is none.
+    pub fn max_queue_size(&self, index: u16) -> u16 {
+        if index < self.device.queue_count() { self.device.max_queue_size(index) } else { 0 }
+    }
+
+    /// The driver enables queue `index`. Its settings are out of the driver's reach from now on, until the
+    /// queue or the device is reset.
+    pub fn enable_queue(&mut self, index: u16, state: QueueState) -> Result<(), DeviceError> {
+        let max = self.max_queue_size(index);
+        let Some(queue) = self.queues.get_mut(usize::from(index)) else {
+            return Err(DeviceError::Setup("no such queue"));
+        };
+        if queue.enabled {
+            return Err(DeviceError::Setup("the queue is enabled already"));
+        }
+        if state.size == 0 || state.size > max {
+            return Err(DeviceError::Setup("the queue's size is above its maximum"));
+        }
+        *queue = QueueState { enabled: true, ..state };
+        if self.status.contains(Status::DRIVER_OK) {
+            let started = self.start_queue(index);
+            if started.is_err() {
+                self.needs_reset();
+            }
+            return started;
+        }
+        Ok(())
+    }
+
+    /// Stops queue `index` and forgets its settings (2.6.1): where it stood.
+    pub fn reset_queue(&mut self, index: u16) -> Option<Position> {
+        *self.queues.get_mut(usize::from(index))? = QueueState::default();
+        let worker = self.slots[usize::from(index)].lock().take()?;
+        Some(worker.stop().0)
+    }
+
+    /// What the driver has set up of queue `index`.
+    pub fn queue(&self, index: u16) -> Option<&QueueState> {
+        self.queues.get(usize::from(index))
+    }
+
+    /// Reads configuration space.
+    pub fn read_config(&self, offset: usize, to: &mut [u8]) {
+        self.device.read_config(offset, to);
+    }
+
+    /// Writes configuration space; not before FEATURES_OK (3.1.1).
+    pub fn write_config(&mut self, offset: usize, from: &[u8]) {
+        if self.status.contains(Status::FEATURES_OK) {
+            self.device.write_config(offset, from);
+        }
+    }
+
+    /// The configuration generation (2.5).
+    pub fn generation(&self) -> u32 {
+        self.notice.generation()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("id", &self.id())
+            .field("status", &self.status)
+            .field("accepted", &self.accepted)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+//! What a device implements, and the status machine that drives it.
+//!
+//! A device author writes a [`Device`] (what it is, its configuration, what it does when a queue starts) and,
+//! for each queue, a [`Service`]: a chain is *submitted*, and comes back, then or later and in any order,
+//! from *poll*. [`Serving`] turns a service into the [`Worker`] that an executor runs: one per queue or one
+//! for all, polled or sleeping, whichever the program prefers; nothing here owns a thread or a loop.
+//!
+//! The transport's side of a device is [`Machine`], the same on every transport.
+
+mod machine;
+mod serve;
+
+pub use machine::{Machine, QueueState, Slots};
+pub use serve::{Run, Service, Serving, Submitted, Worker};
+pub use virtio_kit_ring::device::{BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments};
+pub use virtio_kit_ring::mem::{Memory, OutOfBounds, Region};
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+use virtio_kit_spec::{DeviceId, Features};
+
+/// A virtio device: what any transport needs to know of it.
+pub trait Device: Send {
+    /// Its type.
+    fn id(&self) -> DeviceId;
+
+    /// Feature bits of its type that it offers, and does in full. Ring features are the transport's business.
+    fn features(&self) -> Features;
+
+    /// How many queues it has.
+    fn queue_count(&self) -> u16;
+
+    /// Most descriptors of queue `index`: a power of two, at most 32768.
+    fn max_queue_size(&self, index: u16) -> u16 {
+        let _ = index;
+        256
+    }
+
+    /// Most segments of one chain of queue `index`.
+    fn max_segments(&self, index: u16) -> u16 {
+        let _ = index;
+        130
+    }
+
+    /// Reads configuration space, filling `to`; what lies beyond its end reads as 0.
+    fn read_config(&self, offset: usize, to: &mut [u8]);
+
+    /// Writes configuration space. Fields that the driver may not write keep their value.
+    fn write_config(&mut self, offset: usize, from: &[u8]) {
+        let _ = (offset, from);
+    }
+
+    /// The driver settled on these features; they hold until [`reset`](Self::reset).
+    fn activate(&mut self, features: Features) -> Result<(), DeviceError>;
+
+    /// Queue `index` starts: what serves it from now on.
+    fn start_queue(&mut self, index: u16, queue: Queue) -> Result<Box<dyn Worker>, DeviceError>;
+
+    /// All queues have stopped; forget what the driver set.
+    fn reset(&mut self);
+
+    /// Is handed the line by which it announces changes of its configuration.
+    fn attach(&mut self, notice: Arc<ConfigNotice>) {
+        let _ = notice;
+    }
+}
+
+/// Copies `length` bytes of a configuration struct at `offset`, with zeros beyond its end.
+pub fn read_bytes(config: &[u8], offset: usize, to: &mut [u8]) {
+    to.fill(0);
+    if let Some(rest) = config.get(offset..) {
+        let len = rest.len().min(to.len());
+        to[..len].copy_from_slice(&rest[..len]);
+    }
+}
+
+/// Counts changes of a device's configuration, and tells the transport of them.
+#[derive(Default)]
+pub struct ConfigNotice {
+    changes: AtomicU32,
+    tell: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl ConfigNotice {
+    /// A notice that calls `tell` at each change.
+    pub fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { changes: AtomicU32::new(0), tell: Some(Box::new(tell)) }
+    }
+
+    /// The configuration has changed.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        if let Some(tell) = &self.tell {
+            tell();
+        }
+    }
+
+    /// The configuration generation (2.5).
+    pub fn generation(&self) -> u32 {
+        self.changes.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for ConfigNotice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigNotice(generation {})", self.generation())
+    }
+}
+
+/// Why a device, or one queue of it, cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The driver broke the rules of a queue.
+    BadChain(BadChain),
+    /// What is behind the device failed: storage, a network interface.
+    Backend(&'static str),
+    /// The operating system failed, with its error number.
+    Os(i32),
+    /// The driver set the device up in a way that cannot work.
+    Setup(&'static str),
+}
+
+impl From<BadChain> for DeviceError {
+    fn from(error: BadChain) -> Self {
+        Self::BadChain(error)
+    }
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadChain(error) => error.fmt(f),
+            Self::Backend(what) => write!(f, "the device's back-end failed: {what}"),
+            Self::Os(number) => write!(f, "operating system error {number}"),
+            Self::Setup(what) => write!(f, "the driver set the device up wrongly: {what}"),
+        }
+    }
+}
+
+impl core::error::Error for DeviceError {}

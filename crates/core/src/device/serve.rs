@@ -1,0 +1,159 @@
+//! Serving a queue: submit and poll.
+
+use super::DeviceError;
+use alloc::boxed::Box;
+use virtio_kit_ring::device::{Chain, Position, Queue};
+
+/// What became of a submitted chain.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It is done: complete it.
+    Done(Chain),
+    /// It will come from [`Service::poll`].
+    Pending,
+}
+
+/// What a device does with the chains of one queue.
+pub trait Service: Send {
+    /// Begins the work of a chain.
+    fn submit(&mut self, chain: Chain) -> Submitted;
+
+    /// Hands over to whoever does the work what was submitted since the last time.
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// A chain whose work is done, if there is one.
+    fn poll(&mut self) -> Option<Chain> {
+        None
+    }
+
+    /// Chains submitted and not yet given back. Submission pauses at [`capacity`](Self::capacity).
+    fn pending(&self) -> usize {
+        0
+    }
+
+    /// How many chains may be pending at once.
+    fn capacity(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Waits, for a bounded time, until something pending is done. Called when the queue stops, and by
+    /// workers that would rather sleep than poll.
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+/// What one run of a worker did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Chains taken.
+    pub taken: usize,
+    /// Chains completed.
+    pub completed: usize,
+    /// Chains whose work goes on.
+    pub pending: usize,
+    /// The driver wants to be notified.
+    pub notify: bool,
+}
+
+/// Serves one queue, a piece of work at a time.
+pub trait Worker: Send {
+    /// Takes what is available, completes what is done, publishes once. Bounded by the queue's size.
+    fn run(&mut self) -> Result<Run, DeviceError>;
+
+    /// Asks the driver to notify. `false`, and it will not, if chains wait already: run first.
+    fn restart(&mut self) -> bool;
+
+    /// Asks the driver not to notify.
+    fn disable(&mut self);
+
+    /// Waits, for a bounded time, until pending work is done.
+    fn wait(&mut self) -> Result<(), DeviceError>;
+
+    /// Ends the work in flight and stops the queue: where it stands, and whether the driver wants to be
+    /// notified of what was completed last.
+    fn stop(self: Box<Self>) -> (Position, bool);
+}
+
+/// A queue and the service of its chains.
+pub struct Serving<S> {
+    queue: Queue,
+    service: S,
+}
+
+impl<S: Service> Serving<S> {
+    /// Serves `queue` with `service`.
+    pub fn new(queue: Queue, service: S) -> Self {
+        Self { queue, service }
+    }
+
+    fn complete(&mut self, chain: Chain) -> Result<(), DeviceError> {
+        self.queue.complete(chain).map_err(|_| DeviceError::Backend("a chain came back to the wrong queue"))
+    }
+}
+
+impl<S: Service> Worker for Serving<S> {
+    fn run(&mut self) -> Result<Run, DeviceError> {
+        let mut run = Run::default();
+        let limit = usize::from(self.queue.config().size);
+        let mut broken = None;
+        while run.taken < limit && self.service.pending() < self.service.capacity() {
+            match self.queue.take() {
+                Ok(Some(chain)) => {
+                    run.taken += 1;
+                    if let Submitted::Done(chain) = self.service.submit(chain) {
+                        self.complete(chain)?;
+                        run.completed += 1;
+                    }
+                }
+                Ok(None) => break,
+                // What was taken before is still answered.
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
+        }
+        self.service.flush()?;
+        while let Some(chain) = self.service.poll() {
+            self.complete(chain)?;
+            run.completed += 1;
+        }
+        run.pending = self.service.pending();
+        run.notify = self.queue.publish();
+        match broken {
+            Some(error) => Err(error.into()),
+            None => Ok(run),
+        }
+    }
+
+    fn restart(&mut self) -> bool {
+        self.queue.restart()
+    }
+
+    fn disable(&mut self) {
+        self.queue.disable_notifications();
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        if self.service.pending() == 0 { Ok(()) } else { self.service.wait() }
+    }
+
+    fn stop(mut self: Box<Self>) -> (Position, bool) {
+        while self.service.pending() > 0 {
+            // A failure leaves chains out; the queue then keeps their memory for good.
+            if self.service.flush().is_err() || self.service.wait().is_err() {
+                break;
+            }
+            while let Some(chain) = self.service.poll() {
+                if self.complete(chain).is_err() {
+                    break;
+                }
+            }
+        }
+        let notify = self.queue.publish();
+        (self.queue.stop().0, notify)
+    }
+}

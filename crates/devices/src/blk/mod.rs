@@ -1,0 +1,5 @@
+//! A block device (5.2).
+
+mod storage;
+
+pub use storage::{Backend, Finished, Operation, Request, Storage, StorageError};
