@@ -1,1 +1,8 @@
-//! virtio-kit drivers.
+//! Virtio drivers, one folder per type, in safe code: written once, run over any transport.
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+extern crate alloc;
+
+pub mod blk;

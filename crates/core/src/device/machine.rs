@@ -156,7 +156,11 @@ impl Machine {
             in_order: self.accepted.contains(F::IN_ORDER),
             event_idx: self.accepted.contains(F::EVENT_IDX),
             indirect: self.accepted.contains(F::INDIRECT_DESC),
-            barriers: if self.accepted.contains(F::ORDER_PLATFORM) { Barriers::Device } else { Barriers::Smp },
+            barriers: if self.accepted.contains(F::ORDER_PLATFORM) {
+                Barriers::Device
+            } else {
+                Barriers::Smp
+            },
             position: state.position.unwrap_or(Position::fresh(packed)),
         };
         let memory = self.memory.clone().ok_or(DeviceError::Setup("no memory"))?;

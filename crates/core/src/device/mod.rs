@@ -12,7 +12,9 @@ mod serve;
 
 pub use machine::{Machine, QueueState, Slots};
 pub use serve::{Run, Service, Serving, Submitted, Worker};
-pub use virtio_kit_ring::device::{BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments};
+pub use virtio_kit_ring::device::{
+    BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments,
+};
 pub use virtio_kit_ring::mem::{Memory, OutOfBounds, Region};
 
 use alloc::boxed::Box;

@@ -57,7 +57,8 @@ impl Found {
         transport.set_status(Status::ACKNOWLEDGE)?;
         transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER)?;
         let id = transport.identity().device;
-        let mut setup = Setup { open: Some(Open { transport, features: Features::EMPTY, queues: Vec::new() }) };
+        let mut setup =
+            Setup { open: Some(Open { transport, features: Features::EMPTY, queues: Vec::new() }) };
         let open = setup.open()?;
         let offered = open.transport.device_features()?;
         let mut features = offered & (wanted | RING_FEATURES) & open.transport.allowed_features();
@@ -203,7 +204,11 @@ impl Open {
             in_order: self.features.contains(F::IN_ORDER),
             event_idx: self.features.contains(F::EVENT_IDX),
             indirect: options.indirect.filter(|_| self.features.contains(F::INDIRECT_DESC)),
-            barriers: if self.features.contains(F::ORDER_PLATFORM) { Barriers::Device } else { Barriers::Smp },
+            barriers: if self.features.contains(F::ORDER_PLATFORM) {
+                Barriers::Device
+            } else {
+                Barriers::Smp
+            },
         };
         let memory = ring::RingMemory::alloc(self.transport.arena(), packed, size)?;
         let storage = ring::Storage::boxed(size);

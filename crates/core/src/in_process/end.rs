@@ -71,7 +71,11 @@ impl Shared {
         self.lines.get(usize::from(index))
     }
 
-    pub(super) fn set_interrupt(&self, index: u16, interrupt: Arc<QueueInterrupt>) -> Result<(), TransportError> {
+    pub(super) fn set_interrupt(
+        &self,
+        index: u16,
+        interrupt: Arc<QueueInterrupt>,
+    ) -> Result<(), TransportError> {
         let line = self.line(index).ok_or(TransportError::NoQueue(index))?;
         *line.interrupt.lock() = Some(interrupt);
         Ok(())

@@ -1,0 +1,343 @@
+//! One request queue.
+
+use super::error::{Error, RequestError, SubmitError, SubmitErrorKind};
+use super::info::Info;
+use super::request::{Frame, Kind, RequestParts, Tag, result};
+use super::{SECTOR, driver::Shared};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use virtio_kit::driver::{AddErrorKind, GetError, Stats, Used, Virtqueue};
+use virtio_kit::spec::blk::{DiscardFlags, DiscardWriteZeroes, ID_LEN};
+use virtio_kit::{Arena, Chain, DmaBuf, Parts};
+
+/// A request queue: data buffers of type `D` (a `DmaBuf`, an array, a `Vec`), tokens of type `T`.
+///
+/// Requests become visible to the device with [`kick`](Self::kick), so that many cost one notification.
+pub struct BlkQueue<D: Parts, T> {
+    queue: Virtqueue<RequestParts<D>, Tag<T>>,
+    frames: Vec<Frame>,
+    ranges: Vec<DmaBuf>,
+    shared: Arc<Shared>,
+    info: Info,
+    arena: Arena,
+}
+
+/// A request that is done, one way or the other: its buffers and its token, given back.
+#[derive(Debug)]
+pub struct Completion<D, T> {
+    /// What was asked for.
+    pub kind: Kind,
+    /// The data buffers, if the request had any. After a failed read they may hold anything.
+    pub data: Option<D>,
+    /// The token.
+    pub token: T,
+    /// The identification that the device gave, for [`Kind::GetId`].
+    pub id: Option<[u8; ID_LEN]>,
+    /// How it went.
+    pub result: Result<(), RequestError>,
+}
+
+impl<D: Parts, T> BlkQueue<D, T> {
+    pub(super) fn new(
+        queue: Virtqueue<RequestParts<D>, Tag<T>>,
+        shared: Arc<Shared>,
+        info: Info,
+        arena: Arena,
+    ) -> Result<Self, virtio_kit::ring::mem::AllocError> {
+        let frame = |_| Ok(Frame { header: arena.alloc(Frame::HEADER)?, status: arena.alloc(1)? });
+        let frames = (0..queue.size()).map(frame).collect::<Result<_, _>>()?;
+        Ok(Self { queue, frames, ranges: Vec::new(), shared, info, arena })
+    }
+
+    /// Reads sectors from `sector` on into `data`, as many as it has space for.
+    #[inline]
+    pub fn read(&mut self, sector: u64, data: D, token: T) -> Result<(), SubmitError<D, T>> {
+        match self.check_data(sector, &data) {
+            Ok(()) => self.submit(Kind::Read, sector, None, Some(data), token),
+            Err(kind) => Err(SubmitError { kind, data: Some(data), token }),
+        }
+    }
+
+    /// Writes all of `data` to the sectors from `sector` on.
+    #[inline]
+    pub fn write(&mut self, sector: u64, data: D, token: T) -> Result<(), SubmitError<D, T>> {
+        let checked =
+            if self.info.read_only { Err(SubmitErrorKind::ReadOnly) } else { self.check_data(sector, &data) };
+        match checked {
+            Ok(()) => self.submit(Kind::Write, sector, None, Some(data), token),
+            Err(kind) => Err(SubmitError { kind, data: Some(data), token }),
+        }
+    }
+
+    /// Makes durable every write that was completed before. A device without a cache has nothing to do, and
+    /// then this fails as unsupported: see [`Info::flush`].
+    pub fn flush(&mut self, token: T) -> Result<(), SubmitError<D, T>> {
+        if !self.info.flush {
+            return Err(SubmitError { kind: SubmitErrorKind::Unsupported, data: None, token });
+        }
+        self.submit(Kind::Flush, 0, None, None, token)
+    }
+
+    /// Reads the device's identification.
+    pub fn get_id(&mut self, token: T) -> Result<(), SubmitError<D, T>> {
+        match self.extra(ID_LEN) {
+            Ok(id) => self.submit(Kind::GetId, 0, Some(id), None, token),
+            Err(kind) => Err(SubmitError { kind, data: None, token }),
+        }
+    }
+
+    /// Gives `count` sectors from `sector` on up: what they read as is up to the device.
+    pub fn discard(&mut self, sector: u64, count: u32, token: T) -> Result<(), SubmitError<D, T>> {
+        self.range(Kind::Discard, sector, count, DiscardFlags::empty(), token)
+    }
+
+    /// Makes `count` sectors from `sector` on read as zeros, and lets the device give their space up if
+    /// `unmap`.
+    pub fn write_zeroes(
+        &mut self,
+        sector: u64,
+        count: u32,
+        unmap: bool,
+        token: T,
+    ) -> Result<(), SubmitError<D, T>> {
+        let unmap = unmap && self.info.write_zeroes_may_unmap;
+        let flags = if unmap { DiscardFlags::UNMAP } else { DiscardFlags::empty() };
+        self.range(Kind::WriteZeroes, sector, count, flags, token)
+    }
+
+    /// Erases `count` sectors from `sector` on so that nothing of them can be read again.
+    pub fn secure_erase(&mut self, sector: u64, count: u32, token: T) -> Result<(), SubmitError<D, T>> {
+        self.range(Kind::SecureErase, sector, count, DiscardFlags::empty(), token)
+    }
+
+    fn range(
+        &mut self,
+        kind: Kind,
+        sector: u64,
+        count: u32,
+        flags: DiscardFlags,
+        token: T,
+    ) -> Result<(), SubmitError<D, T>> {
+        let limits = match kind {
+            Kind::Discard => self.info.discard,
+            Kind::SecureErase => self.info.secure_erase,
+            _ => self.info.write_zeroes,
+        };
+        let checked = match limits {
+            _ if self.info.read_only => Err(SubmitErrorKind::ReadOnly),
+            None => Err(SubmitErrorKind::Unsupported),
+            Some(_) if count == 0 => Err(SubmitErrorKind::BadLength(0)),
+            Some(limits) if count > limits.max_sectors => Err(SubmitErrorKind::TooLarge),
+            Some(_) => self.check_range(sector, count.into()),
+        };
+        let range = checked.and_then(|()| {
+            let mut range = self.extra(Frame::RANGE)?;
+            let flags = flags.bits().into();
+            let value = DiscardWriteZeroes { sector: sector.into(), num_sectors: count.into(), flags };
+            // The buffer was allocated with this length.
+            let _ = range.write_value(0, &value);
+            Ok(range)
+        });
+        match range {
+            Ok(range) => self.submit(kind, 0, Some(range), None, token),
+            Err(kind) => Err(SubmitError { kind, data: None, token }),
+        }
+    }
+
+    /// A small buffer for a range or an id.
+    fn extra(&mut self, len: usize) -> Result<DmaBuf, SubmitErrorKind> {
+        let mut buffer = match self.ranges.pop() {
+            Some(buffer) => buffer,
+            None => self.arena.alloc(len).map_err(|_| SubmitErrorKind::Full)?,
+        };
+        buffer.set_len(len).map_err(|_| SubmitErrorKind::TooLarge)?;
+        Ok(buffer)
+    }
+
+    #[inline]
+    fn check_data(&self, sector: u64, data: &D) -> Result<(), SubmitErrorKind> {
+        let limits = &self.info.limits;
+        let (mut len, mut count, mut large) = (0u64, 0u32, false);
+        data.visit(|buffer| {
+            len += buffer.len() as u64;
+            count += 1;
+            large |= buffer.len() > limits.segment_size as usize;
+        });
+        if len == 0 || !len.is_multiple_of(SECTOR) {
+            return Err(SubmitErrorKind::BadLength(len));
+        }
+        if large || count > limits.segments {
+            return Err(SubmitErrorKind::TooLarge);
+        }
+        self.check_range(sector, len / SECTOR)
+    }
+
+    #[inline]
+    fn check_range(&self, sector: u64, count: u64) -> Result<(), SubmitErrorKind> {
+        let sectors = self.shared.sectors();
+        if sector > sectors || count > sectors - sector {
+            return Err(SubmitErrorKind::OutOfRange { sector, count, sectors });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn submit(
+        &mut self,
+        kind: Kind,
+        sector: u64,
+        extra: Option<DmaBuf>,
+        data: Option<D>,
+        token: T,
+    ) -> Result<(), SubmitError<D, T>> {
+        let Some(mut frame) = self.frames.pop() else {
+            self.ranges.extend(extra);
+            return Err(SubmitError { kind: SubmitErrorKind::Full, data, token });
+        };
+        frame.prepare(kind, sector);
+        let count = 1 + u16::from(extra.is_some()) + data.as_ref().map_or(0, |d| d.count() as u16);
+        let readable = if matches!(kind, Kind::Read | Kind::GetId) { 1 } else { count };
+        let parts = (frame.header, extra, data, frame.status);
+        match self.queue.add_buf(Chain::new(parts, readable), Tag { kind, token }) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let why = match error.kind {
+                    AddErrorKind::Full => SubmitErrorKind::Full,
+                    kind => SubmitErrorKind::Queue(kind),
+                };
+                let (header, extra, data, status) = error.chain.into_parts();
+                self.frames.push(Frame { header, status });
+                self.ranges.extend(extra);
+                Err(SubmitError { kind: why, data, token: error.token.token })
+            }
+        }
+    }
+
+    /// Shows the device what was submitted, and tells it if it wants to be told.
+    #[inline]
+    pub fn kick(&mut self) -> Result<bool, Error> {
+        Ok(self.queue.kick()?)
+    }
+
+    /// The next completed request, or `None`.
+    ///
+    /// Once the device was reset or removed, every request in flight comes back as
+    /// [`RequestError::Removed`], and then this is an error.
+    #[inline]
+    pub fn complete(&mut self) -> Result<Option<Completion<D, T>>, Error> {
+        match self.queue.get_buf() {
+            Ok(Some(used)) => Ok(Some(self.finish(used))),
+            Ok(None) => Ok(None),
+            Err(error) => self.recover(error),
+        }
+    }
+
+    /// Hands up to `max` completed requests to `each`; how many there were.
+    #[inline]
+    pub fn complete_batch(
+        &mut self,
+        max: usize,
+        mut each: impl FnMut(Completion<D, T>),
+    ) -> Result<usize, Error> {
+        let (frames, ranges) = (&mut self.frames, &mut self.ranges);
+        let got = self.queue.get_batch(max, |used| each(finish(frames, ranges, used)));
+        match got {
+            Ok(got) => Ok(got),
+            Err(error) => Ok(self.recover(error)?.into_iter().map(each).count()),
+        }
+    }
+
+    /// After the device is gone, what was in flight comes back one by one.
+    #[cold]
+    fn recover(&mut self, error: GetError) -> Result<Option<Completion<D, T>>, Error> {
+        let Some(quiesced) = self.queue.quiesced() else { return Err(error.into()) };
+        let Some((chain, tag)) = self.queue.shutdown(quiesced).next() else {
+            return Err(GetError::Stopped.into());
+        };
+        let (header, extra, data, status) = chain.into_parts();
+        self.frames.push(Frame { header, status });
+        self.ranges.extend(extra);
+        let result = Err(RequestError::Removed);
+        Ok(Some(Completion { kind: tag.kind, data, token: tag.token, id: None, result }))
+    }
+
+    #[inline]
+    fn finish(&mut self, used: Used<RequestParts<D>, Tag<T>>) -> Completion<D, T> {
+        finish(&mut self.frames, &mut self.ranges, used)
+    }
+
+    /// Waits for completed requests for up to `limit`; `false` if there are none.
+    pub fn wait(&mut self, limit: Duration) -> Result<bool, Error> {
+        Ok(self.queue.wait(limit)?)
+    }
+
+    /// The next completed request, for any executor.
+    pub fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Result<Completion<D, T>, Error>> {
+        match core::task::ready!(self.queue.poll_get(cx)) {
+            Ok(used) => Poll::Ready(Ok(self.finish(used))),
+            Err(error) => match self.recover(error) {
+                Ok(Some(completion)) => Poll::Ready(Ok(completion)),
+                Ok(None) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            },
+        }
+    }
+
+    /// The next completed request, as a future. Dropping it loses nothing.
+    pub async fn completed(&mut self) -> Result<Completion<D, T>, Error> {
+        core::future::poll_fn(|cx| self.poll_complete(cx)).await
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.queue.in_flight().into()
+    }
+
+    /// What the device says of itself; its size may have changed since, see [`sectors`](Self::sectors).
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Length of the device in sectors, now.
+    pub fn sectors(&self) -> u64 {
+        self.shared.sectors()
+    }
+
+    /// Memory that the device can reach, for data buffers.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// What the queue has done so far.
+    pub fn stats(&self) -> Stats {
+        self.queue.stats()
+    }
+
+    /// The queue's descriptors.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+}
+
+#[inline]
+fn finish<D: Parts, T>(
+    frames: &mut Vec<Frame>,
+    ranges: &mut Vec<DmaBuf>,
+    used: Used<RequestParts<D>, Tag<T>>,
+) -> Completion<D, T> {
+    let Tag { kind, token } = used.token;
+    let (header, extra, data, status) = used.chain.into_parts();
+    // The used length need not cover the status byte, so only the byte itself counts (5.2.6.1).
+    let written = status.read_value(0).unwrap_or(super::request::NO_STATUS);
+    let mut id = None;
+    if kind == Kind::GetId
+        && let Some(extra) = &extra
+    {
+        id = extra.read_value(0).ok();
+    }
+    frames.push(Frame { header, status });
+    ranges.extend(extra);
+    Completion { kind, data, token, id, result: result(written) }
+}
