@@ -1,7 +1,7 @@
 //! The device's side of the status field, feature negotiation and queue set-up (2.1, 2.2, 2.6, 3.1), once
 //! for all transports.
 
-use super::{ConfigNotice, Device, DeviceError, Worker};
+use super::{ConfigNotice, Device, DeviceError, Stopped, Worker};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -174,10 +174,12 @@ impl Machine {
         Ok(())
     }
 
-    fn reset(&mut self) {
+    /// Resets the device (2.4): how many chains it could not let go of, whose buffers may still be written.
+    pub fn reset(&mut self) -> usize {
+        let mut in_flight = 0;
         for slot in self.slots.iter() {
             if let Some(worker) = slot.lock().take() {
-                worker.stop();
+                in_flight += usize::from(worker.stop().in_flight);
             }
         }
         self.device.reset();
@@ -185,6 +187,7 @@ impl Machine {
         self.accepted = Features::EMPTY;
         self.status = Status::RESET;
         self.memory = None;
+        in_flight
     }
 
     /// Something is wrong that only a reset mends (2.1.2): sets DEVICE_NEEDS_RESET and, if the driver runs,
@@ -225,11 +228,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops queue `index` and forgets its settings (2.6.1): where it stood.
-    pub fn reset_queue(&mut self, index: u16) -> Option<Position> {
+    /// Stops queue `index` and forgets its settings (2.6.1): how it was left, if it ran.
+    pub fn reset_queue(&mut self, index: u16) -> Option<Stopped> {
         *self.queues.get_mut(usize::from(index))? = QueueState::default();
         let worker = self.slots[usize::from(index)].lock().take()?;
-        Some(worker.stop().0)
+        Some(worker.stop())
     }
 
     /// What the driver has set up of queue `index`.

@@ -11,7 +11,7 @@ mod machine;
 mod serve;
 
 pub use machine::{Machine, QueueState, Slots};
-pub use serve::{Run, Service, Serving, Submitted, Worker};
+pub use serve::{Run, Service, Serving, Stopped, Submitted, Worker};
 pub use virtio_kit_ring::device::{
     BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments,
 };

@@ -72,9 +72,19 @@ pub trait Worker: Send {
     /// Waits, for a bounded time, until pending work is done.
     fn wait(&mut self) -> Result<(), DeviceError>;
 
-    /// Ends the work in flight and stops the queue: where it stands, and whether the driver wants to be
-    /// notified of what was completed last.
-    fn stop(self: Box<Self>) -> (Position, bool);
+    /// Ends the work in flight and stops the queue.
+    fn stop(self: Box<Self>) -> Stopped;
+}
+
+/// How a queue was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Where the ring stands; `next` counts chains in flight as taken.
+    pub position: Position,
+    /// The driver wants to be notified of what was completed last.
+    pub notify: bool,
+    /// Chains whose work could not be ended. Somebody may still write to their buffers.
+    pub in_flight: u16,
 }
 
 /// A queue and the service of its chains.
@@ -141,7 +151,7 @@ impl<S: Service> Worker for Serving<S> {
         if self.service.pending() == 0 { Ok(()) } else { self.service.wait() }
     }
 
-    fn stop(mut self: Box<Self>) -> (Position, bool) {
+    fn stop(mut self: Box<Self>) -> Stopped {
         while self.service.pending() > 0 {
             // A failure leaves chains out; the queue then keeps their memory for good.
             if self.service.flush().is_err() || self.service.wait().is_err() {
@@ -154,6 +164,7 @@ impl<S: Service> Worker for Serving<S> {
             }
         }
         let notify = self.queue.publish();
-        (self.queue.stop().0, notify)
+        let (position, in_flight) = self.queue.stop();
+        Stopped { position, notify, in_flight }
     }
 }

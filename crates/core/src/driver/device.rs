@@ -131,8 +131,13 @@ impl Device {
                 Quiesced::on(Evidence::ArenaRetired)
             }
         };
-        open.queues.iter().for_each(|(_, interrupt)| interrupt.quiesce(&quiesced));
-        reset.map(|_| ())
+        open.queues.drain(..).for_each(|(_, interrupt)| interrupt.quiesce(&quiesced));
+        let reset = reset.map(|_| ());
+        if reset.is_err() {
+            // Not asked again: nothing that it said later could be believed.
+            self.open = None;
+        }
+        reset
     }
 
     /// Whether single queues can be reset.

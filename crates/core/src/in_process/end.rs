@@ -12,7 +12,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use spin::{Mutex, MutexGuard};
-use virtio_kit_spec::Features;
+use virtio_kit_spec::{Features, Status};
 
 /// What both ends hold.
 pub(super) struct Shared {
@@ -195,6 +195,11 @@ impl DeviceEnd {
     /// How many queues the device has.
     pub fn queue_count(&self) -> u16 {
         self.shared.queue_count()
+    }
+
+    /// The device status field as it stands (2.1).
+    pub fn status(&self) -> Status {
+        self.shared.machine().status()
     }
 
     /// Runs queue `index` once; `None` if it is not started.

@@ -106,11 +106,9 @@ impl Transport for InProcess {
     }
 
     fn reset(&mut self) -> Result<Quiesced, TransportError> {
-        let mut machine = self.shared.machine();
-        machine.set_status(Status::RESET).map_err(refused)?;
+        let in_flight = self.shared.machine().reset();
         self.shared.forget_interrupts();
-        // The machine has stopped every queue before it returned.
-        Ok(Quiesced::on(Evidence::DeviceHalfReturned))
+        let_go(in_flight)
     }
 
     fn status(&mut self) -> Result<Status, TransportError> {
@@ -178,8 +176,15 @@ impl Transport for InProcess {
         if index >= self.shared.queue_count() {
             return Err(TransportError::NoQueue(index));
         }
-        machine.reset_queue(index);
-        Ok(Quiesced::on(Evidence::DeviceHalfReturned))
+        let_go(machine.reset_queue(index).map_or(0, |stopped| stopped.in_flight.into()))
+    }
+}
+
+/// The device has handed its half back, unless it kept chains.
+fn let_go(in_flight: usize) -> Result<Quiesced, TransportError> {
+    match in_flight {
+        0 => Ok(Quiesced::on(Evidence::DeviceHalfReturned)),
+        _ => Err(TransportError::Refused("the device keeps chains after it was stopped")),
     }
 }
 
