@@ -49,7 +49,7 @@ impl Machine {
         let id = device.id();
         let mut offered = device.features() | ring_features | F::VERSION_1;
         while let Some(dependency) = unmet_offer(offered, id) {
-            offered = offered - dependency.feature;
+            offered -= dependency.feature;
         }
         let count = usize::from(device.queue_count());
         device.attach(notice.clone());

@@ -3,6 +3,7 @@
 use super::setup::{self, Found, Open};
 use super::virtqueue::Virtqueue;
 use crate::transport::{Identity, QueueSetup, TransportError};
+use alloc::boxed::Box;
 use core::fmt;
 use virtio_kit_ring::driver::{Evidence, Quiesced};
 use virtio_kit_ring::{Arena, Parts};
@@ -88,18 +89,17 @@ impl Device {
     /// Frees a virtqueue that is unused or empty; otherwise it comes back in the error.
     ///
     /// The device must let go of it: by a queue reset if it can, or because it was reset before.
-    pub fn free_vq<P: Parts, T>(
-        &mut self,
-        mut vq: Virtqueue<P, T>,
-    ) -> Result<(), (FreeVqError, Virtqueue<P, T>)> {
+    pub fn free_vq<P: Parts, T>(&mut self, mut vq: Virtqueue<P, T>) -> Result<(), FreeVqError<P, T>> {
         if vq.in_flight() != 0 {
-            return Err((FreeVqError::InUse(vq.in_flight()), vq));
+            return Err(FreeVqError { kind: FreeVqErrorKind::InUse(vq.in_flight()), vq: Box::new(vq) });
         }
         let quiesced = match vq.quiesced() {
             Some(quiesced) => quiesced,
             None => match self.reset_vq(&vq) {
                 Ok(quiesced) => quiesced,
-                Err(error) => return Err((FreeVqError::Transport(error), vq)),
+                Err(error) => {
+                    return Err(FreeVqError { kind: FreeVqErrorKind::Transport(error), vq: Box::new(vq) });
+                }
             },
         };
         if let Ok(open) = self.open() {
@@ -159,23 +159,37 @@ impl fmt::Debug for Device {
     }
 }
 
+/// A virtqueue that was not freed, given back.
+pub struct FreeVqError<P, T> {
+    /// Why.
+    pub kind: FreeVqErrorKind,
+    /// The queue, unchanged.
+    pub vq: Box<Virtqueue<P, T>>,
+}
+
 /// Why a virtqueue was not freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FreeVqError {
+pub enum FreeVqErrorKind {
     /// This many chains are in flight.
     InUse(u16),
     /// The device would not let go of it.
     Transport(TransportError),
 }
 
-impl fmt::Display for FreeVqError {
+impl<P, T> fmt::Display for FreeVqError<P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InUse(count) => write!(f, "{count} chains are in flight"),
-            Self::Transport(error) => error.fmt(f),
+        match self.kind {
+            FreeVqErrorKind::InUse(count) => write!(f, "{count} chains are in flight"),
+            FreeVqErrorKind::Transport(error) => error.fmt(f),
         }
     }
 }
 
-impl core::error::Error for FreeVqError {}
+impl<P, T> fmt::Debug for FreeVqError<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FreeVqError").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl<P, T> core::error::Error for FreeVqError<P, T> {}

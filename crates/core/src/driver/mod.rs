@@ -10,7 +10,7 @@ mod interrupt;
 mod setup;
 mod virtqueue;
 
-pub use device::{Device, FreeVqError};
+pub use device::{Device, FreeVqError, FreeVqErrorKind};
 pub use interrupt::{Callback, QueueInterrupt};
 pub use setup::{Found, NegotiateError, NewVqError, RING_FEATURES, Setup, VqOptions};
 pub use virtio_kit_ring::driver::{AddError, AddErrorKind, Broken, Evidence, Quiesced, Shutdown, Used};

@@ -66,7 +66,7 @@ impl Found {
             return Err(NegotiateError::Legacy);
         }
         while let Some(Dependency { feature, .. }) = unmet(features, id) {
-            features = features - feature;
+            features -= feature;
         }
         open.transport.set_driver_features(features)?;
         let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;

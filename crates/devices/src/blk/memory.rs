@@ -10,11 +10,14 @@ use virtio_kit::device::{Chain, DeviceError};
 /// Bytes that share a lock, and are allocated when first written.
 const PIECE: usize = 1 << 16;
 
+/// A piece of the storage; `None` reads as zeros.
+type Piece = Mutex<Option<Box<[u8]>>>;
+
 /// A backend in memory, sparse. Clones share the data: one can be kept to look at it from the outside.
 #[derive(Clone)]
 pub struct MemoryBackend {
     len: u64,
-    pieces: Arc<[Mutex<Option<Box<[u8]>>>]>,
+    pieces: Arc<[Piece]>,
 }
 
 impl MemoryBackend {

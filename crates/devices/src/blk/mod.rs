@@ -66,14 +66,14 @@ impl<B: Backend> Device for Blk<B> {
     fn features(&self) -> Features {
         let mut features = F::SEG_MAX | F::SIZE_MAX | F::BLK_SIZE | F::TOPOLOGY | F::FLUSH | F::CONFIG_WCE;
         if self.queues > 1 {
-            features = features | F::MQ;
+            features |= F::MQ;
         }
         if self.backend.read_only() {
-            features = features | F::RO;
+            features |= F::RO;
         } else {
-            features = features | F::WRITE_ZEROES;
+            features |= F::WRITE_ZEROES;
             if self.backend.can_discard() {
-                features = features | F::DISCARD;
+                features |= F::DISCARD;
             }
         }
         features

@@ -120,7 +120,7 @@ impl BlkService {
 
     /// First byte of the sectors that `len` bytes cover, all of which must be there.
     fn range(&self, header: &RequestHeader, len: usize) -> Result<u64, Status> {
-        if !len.is_multiple_of(SECTOR as usize) {
+        if !len.is_multiple_of(SECTOR) {
             return Err(Status::IOERR);
         }
         self.inside(header.sector.get(), len as u64)

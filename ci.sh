@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. People and CI run the same script.
+#
+#   ./ci.sh          format, lints, docs, all tests, the demo, the instruction bars; under half an hour
+#   ./ci.sh --long   the same, and then what takes longer
+#
+# What the tests need and the machine lacks is installed first; nothing is skipped because it is missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+long=false
+case "${1:-}" in
+    "") ;;
+    --long) long=true ;;
+    *) echo "usage: ./ci.sh [--long]" >&2; exit 2 ;;
+esac
+
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+step "tools"
+ci/install-tools.sh
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+cargo clippy --package virtio-kit-ring --no-default-features --quiet -- -D warnings
+
+step "docs"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+step "where unsafe is"
+ci/unsafe.sh
+
+step "tests"
+cargo test --workspace --quiet
+
+step "the notification primitive, by a model checker"
+RUSTFLAGS="--cfg loom" cargo test --package virtio-kit-ring --test loom --release --target-dir target/loom --quiet
+
+step "mutants: each check of the rings is missed when it is gone"
+crates/testkit/mutants/run.sh
+
+step "demo"
+cargo run --release --quiet -- demo
+
+step "instructions per request"
+cargo run --release --quiet --package virtio-kit-bench --bin instr -- --check crates/bench/bars.tsv
+
+if $long; then
+    step "long: other machines"
+    ci/targets.sh
+fi
+
+step "done"
