@@ -29,3 +29,13 @@ pub trait Clock: Send + Sync {
         }
     }
 }
+
+impl<C: Clock + ?Sized> Clock for &C {
+    fn now(&self) -> Duration {
+        (**self).now()
+    }
+
+    fn relax(&self) {
+        (**self).relax();
+    }
+}

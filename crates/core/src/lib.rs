@@ -15,6 +15,8 @@
 //! | [`device`] | what a device implements, and the status machine that drives it |
 //! | [`transport`] | what a mechanism provides |
 //! | [`in_process`] | the mechanism without a mechanism: both ends in one program |
+//! | [`pci`] | the driver's end of a device on a PCI bus |
+//! | [`registers`] | how transports that have registers reach them |
 //!
 //! No `std`, no runtime, no `unsafe`.
 #![no_std]
@@ -28,6 +30,8 @@ pub mod clock;
 pub mod device;
 pub mod driver;
 pub mod in_process;
+pub mod pci;
+pub mod registers;
 pub mod transport;
 
 pub use virtio_kit_ring::{self as ring, Arena, Bufs, Chain, DmaBuf, Domain, Parts};

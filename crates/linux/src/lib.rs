@@ -1,3 +1,8 @@
 //! virtio-kit linux.
 
+pub mod clock;
+pub mod event;
+pub mod qtest;
+pub mod shared_memory;
+pub mod storage;
 pub mod vhost_user;

@@ -29,7 +29,7 @@ unsafe impl Parts for DmaBuf {
         1
     }
     #[inline(always)]
-    fn visit(&self, mut see: impl FnMut(&DmaBuf)) {
+    fn visit(&self, mut see: impl FnMut(&Self)) {
         see(self);
     }
 }
@@ -210,26 +210,35 @@ impl<const N: usize> fmt::Debug for Bufs<N> {
 pub struct Chain<P> {
     pub(crate) parts: P,
     pub(crate) readable: u16,
+    #[allow(dead_code, reason = "it is there for its niche")]
+    niche: Niche,
+}
+
+/// Gives `Option<Chain>` a place to say `None` that is not in the first buffer, which can so be moved whole.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+enum Niche {
+    Here,
 }
 
 impl<P: Parts> Chain<P> {
     /// `parts`, of which the device reads the first `readable` and writes the others.
     #[inline(always)]
     pub fn new(parts: P, readable: u16) -> Self {
-        Self { parts, readable }
+        Self { parts, readable, niche: Niche::Here }
     }
 
     /// `parts`, all for the device to read.
     #[inline(always)]
     pub fn readable(parts: P) -> Self {
         let readable = parts.count().min(usize::from(u16::MAX)) as u16;
-        Self { parts, readable }
+        Self { parts, readable, niche: Niche::Here }
     }
 
     /// `parts`, all for the device to write.
     #[inline(always)]
     pub fn writable(parts: P) -> Self {
-        Self { parts, readable: 0 }
+        Self { parts, readable: 0, niche: Niche::Here }
     }
 
     /// The buffers, given back.

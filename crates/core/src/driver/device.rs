@@ -81,9 +81,19 @@ impl Device {
         if !vq.ring().is_stopped() || vq.in_flight() != 0 {
             return Err(TransportError::Unsupported("the queue is in use"));
         }
-        let notifier = self.open()?.transport.enable_queue(vq.index(), setup, interrupt)?;
-        vq.revive(notifier);
-        Ok(())
+        let transport = &mut self.open()?.transport;
+        // First, so that the device does not find in the ring what its last life left there.
+        vq.revive();
+        match transport.enable_queue(vq.index(), setup, interrupt) {
+            Ok(notifier) => {
+                vq.attach(notifier);
+                Ok(())
+            }
+            Err(error) => {
+                vq.shutdown(Quiesced::on(Evidence::NeverEnabled));
+                Err(error)
+            }
+        }
     }
 
     /// Frees a virtqueue that is unused or empty; otherwise it comes back in the error.

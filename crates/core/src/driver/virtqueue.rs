@@ -196,17 +196,20 @@ impl<P: Parts, T> Virtqueue<P, T> {
         self.interrupt.quiesced()
     }
 
-    pub(super) fn revive(&mut self, notifier: Box<dyn Notifier>) -> bool {
-        let revived = self.queue.revive();
-        if revived {
-            self.notifier = notifier;
-            self.interrupt.revived();
+    /// Makes a stopped and empty ring as good as new.
+    pub(super) fn revive(&mut self) {
+        if self.queue.revive() {
             self.armed = self.interrupt.is_enabled();
             if !self.armed {
                 self.queue.disable_callbacks();
             }
         }
-        revived
+    }
+
+    /// The device has the queue again.
+    pub(super) fn attach(&mut self, notifier: Box<dyn Notifier>) {
+        self.notifier = notifier;
+        self.interrupt.revived();
     }
 }
 

@@ -184,6 +184,17 @@ impl BlkDevice {
         Ok(Info::new(&config, self.device.features()))
     }
 
+    /// Resets one queue, if the device can (2.6.1): what was in flight comes back from it as
+    /// [`RequestError::Removed`](super::RequestError::Removed), and the other queues go on.
+    pub fn reset_queue<D: Parts, T>(&mut self, queue: &BlkQueue<D, T>) -> Result<(), TransportError> {
+        self.device.reset_vq(queue.virtqueue()).map(|_| ())
+    }
+
+    /// Starts a queue again that was reset, once it has given everything back and says that it is stopped.
+    pub fn restart_queue<D: Parts, T>(&mut self, queue: &mut BlkQueue<D, T>) -> Result<(), TransportError> {
+        self.device.enable_vq(queue.virtqueue_mut())
+    }
+
     /// The device as any driver has it.
     pub fn device(&mut self) -> &mut Device {
         &mut self.device

@@ -83,7 +83,11 @@ impl<D: Parts, T> BlkQueue<D, T> {
     /// Reads the device's identification.
     pub fn get_id(&mut self, token: T) -> Result<(), SubmitError<D, T>> {
         match self.extra(ID_LEN) {
-            Ok(id) => self.submit(Kind::GetId, 0, Some(id), None, token),
+            Ok(mut id) => {
+                // QEMU writes only as much as there is, and the buffer may have been anybody's.
+                id.fill(0);
+                self.submit(Kind::GetId, 0, Some(id), None, token)
+            }
             Err(kind) => Err(SubmitError { kind, data: None, token }),
         }
     }
@@ -313,6 +317,14 @@ impl<D: Parts, T> BlkQueue<D, T> {
     /// What the queue has done so far.
     pub fn stats(&self) -> Stats {
         self.queue.stats()
+    }
+
+    pub(super) fn virtqueue(&self) -> &Virtqueue<RequestParts<D>, Tag<T>> {
+        &self.queue
+    }
+
+    pub(super) fn virtqueue_mut(&mut self) -> &mut Virtqueue<RequestParts<D>, Tag<T>> {
+        &mut self.queue
     }
 
     /// The queue's descriptors.

@@ -1,7 +1,9 @@
 //! vhost-user: virtqueues shared with another process over a Unix socket.
 //!
 //! The *front-end* owns the memory and the driver side, the *back-end* serves the device.
-//! [`codec`] holds the messages that both exchange; it does no I/O.
+//! [`codec`] holds the messages that both exchange; it does no I/O. [`front_end`] is the driver's end.
 
 #[forbid(unsafe_code)]
 pub mod codec;
+#[forbid(unsafe_code)]
+pub mod front_end;

@@ -38,7 +38,8 @@ pub enum BadChain {
     },
     /// More than 2^32 - 1 bytes, or more segments than the queue supports.
     TooLong,
-    /// A packed chain that runs past what the driver can have made available.
+    /// A packed chain that runs past what the driver can have made available, or chains made available while
+    /// every descriptor is in flight.
     Overrun,
 }
 

@@ -100,6 +100,8 @@ impl Storage {
 pub struct Queue {
     ring: Kind,
     state: State,
+    /// `stop` or `set_memory` published something that the driver wants to be notified of.
+    owed: bool,
     in_flight: u16,
     recent: Translation,
     tables: Translation,
@@ -196,6 +198,7 @@ impl Queue {
         Ok(Self {
             ring,
             state: State::Running,
+            owed: false,
             in_flight: 0,
             recent: Translation::NONE,
             tables: Translation::NONE,
@@ -222,9 +225,9 @@ impl Queue {
             State::Stopped => return Ok(None),
         }
         let index = match &self.order {
-            Order::Any(0) => return Ok(None),
+            Order::Any(0) => return self.none_free(),
             Order::Any(free) => self.marks[usize::from(*free - 1)],
-            Order::Ring { occupied, .. } if *occupied == self.config.size => return Ok(None),
+            Order::Ring { occupied, .. } if *occupied == self.config.size => return self.none_free(),
             Order::Ring { next, .. } => *next,
         };
         let cell = NonNull::from(&self.slots[usize::from(index)].0);
@@ -263,6 +266,18 @@ impl Queue {
         Err(broken)
     }
 
+    /// Every slot is in flight, as many as the ring has descriptors, so nothing more can be available. If it is,
+    /// the driver broke the rules; to call it nothing would let a device that takes until none waits do so for
+    /// ever.
+    #[cold]
+    fn none_free(&mut self) -> Result<Option<Chain>, BadChain> {
+        if !self.has_available() {
+            return Ok(None);
+        }
+        self.state = State::Broken(BadChain::Overrun);
+        Err(BadChain::Overrun)
+    }
+
     /// Completes a chain: its used length is what was written to it. Shown to the driver by the next
     /// [`publish`](Self::publish); with IN_ORDER, when those taken before it are complete too. After
     /// [`stop`](Self::stop) it only frees the slot: the driver is not told.
@@ -277,7 +292,6 @@ impl Queue {
             return Err(chain);
         }
         let slot = chain.0;
-        core::mem::forget(chain);
         // SAFETY: the chain owned the slot, which is of this queue, and is gone.
         let slot = unsafe { &mut *slot.as_ptr() };
         self.in_flight -= 1;
@@ -316,6 +330,12 @@ impl Queue {
     /// Shows the driver what was completed, once for all of it, and says whether it wants to be notified.
     #[inline]
     pub fn publish(&mut self) -> bool {
+        let owed = core::mem::take(&mut self.owed);
+        self.publish_now() | owed
+    }
+
+    #[inline(always)]
+    fn publish_now(&mut self) -> bool {
         if let Order::Ring { batch, .. } = &mut self.order {
             with_ring!(&mut self.ring, r => batch.flush(r));
         }
@@ -352,7 +372,8 @@ impl Queue {
         })
     }
 
-    /// Moves the queue to a changed set of regions. Chains in flight keep the old one mapped.
+    /// Moves the queue to a changed set of regions. Chains in flight keep the old one mapped. What was completed
+    /// is published; the next [`publish`](Self::publish) says whether the driver wants to be notified of it.
     ///
     /// Fails, with nothing changed, while chains of the memory before are still in flight.
     pub fn set_memory(
@@ -365,7 +386,7 @@ impl Queue {
             return Err(NewError::Busy);
         }
         let areas = areas(&self.config, addrs, rings.as_ref().unwrap_or(&memory))?;
-        self.publish();
+        self.owed |= self.publish_now();
         self.ring = Kind::new(&self.config, self.position(), areas);
         self.pinned = self.in_flight;
         let old = core::mem::replace(&mut *self.memory, memory);
@@ -389,10 +410,11 @@ impl Queue {
         }
     }
 
-    /// Stops the queue: it yields and publishes nothing more. Returns where it stands, with how many chains
-    /// are in flight; `next` counts these as taken.
+    /// Stops the queue: it yields nothing more, and publishes what was completed and then nothing more. Returns
+    /// where it stands, with how many chains are in flight; `next` counts these as taken. One more
+    /// [`publish`](Self::publish) says whether the driver wants to be notified of what was published here.
     pub fn stop(&mut self) -> (Position, u16) {
-        self.publish();
+        self.owed |= self.publish_now();
         if self.state == State::Running {
             self.state = State::Stopped;
         }

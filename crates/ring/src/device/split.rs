@@ -70,10 +70,12 @@ impl Ring for Split {
             if index == self.seen {
                 return Ok(None);
             }
-            // Every chain takes a descriptor, so those in flight and those available fit the queue.
-            let by = index.wrapping_sub(self.used_next);
-            if by > self.mask + 1 {
-                return Err(BadChain::IndexJump { by: index.wrapping_sub(self.next) });
+            // Every chain takes a descriptor, so those in flight and those available fit the queue. The sum would
+            // not do: it hides an index that went back among those in flight.
+            let by = index.wrapping_sub(self.next);
+            let in_flight = self.next.wrapping_sub(self.used_next);
+            if by > self.mask + 1 - in_flight {
+                return Err(BadChain::IndexJump { by });
             }
             self.barriers.after_observe();
             self.seen = index;

@@ -62,8 +62,6 @@ pub enum AddErrorKind {
     NoBuffers,
     /// The chain says that more of its buffers are readable than it has.
     BadSplit,
-    /// A buffer's window is empty.
-    EmptyBuffer,
     /// The chain has more buffers than the queue can ever take, or more than 2^32 - 1 bytes.
     TooLong,
     /// A buffer belongs to another domain than the queue: its device could not reach it.
@@ -80,7 +78,6 @@ impl fmt::Display for AddErrorKind {
             Self::Full => "the queue is full",
             Self::NoBuffers => "the chain has no buffers",
             Self::BadSplit => "the chain has fewer buffers than are to be readable",
-            Self::EmptyBuffer => "the chain has an empty buffer",
             Self::TooLong => "the chain is longer than the queue can ever take",
             Self::ForeignBuffer => "a buffer belongs to another domain than the queue",
             Self::Broken(broken) => return write!(f, "the queue is broken: {broken}"),
@@ -132,6 +129,8 @@ pub enum NewError {
     Memory(AllocError),
     /// Indirect chains of fewer than 2, or more than 32768 buffers were asked for.
     BadIndirect,
+    /// The arena for indirect tables is of another domain than the ring: its device could not reach them.
+    ForeignArena,
 }
 
 impl From<AllocError> for NewError {
@@ -147,6 +146,7 @@ impl fmt::Display for NewError {
             Self::StoreTooShort => f.write_str("a store has fewer elements than the queue"),
             Self::Memory(error) => write!(f, "no memory for the ring: {error}"),
             Self::BadIndirect => f.write_str("indirect chains must be of 2 to 32768 buffers"),
+            Self::ForeignArena => f.write_str("the arena for indirect tables is of another domain"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The memory of a ring, on the side of the driver, who provides it.
 
+use super::add::Home;
 use super::error::NewError;
 use crate::mem::{Arena, DeviceAddr, DmaBuf, Domain};
 use crate::words::Area;
@@ -59,6 +60,13 @@ impl RingMemory {
     /// The domain that the areas and all buffers of the queue are in.
     pub fn domain(&self) -> Domain {
         self.desc.domain()
+    }
+
+    /// The arena that the descriptors are in.
+    pub(super) fn home(&self) -> Home {
+        let (arena, start, _) = self.desc.raw();
+        let base = self.desc.device_addr().get() - u64::from(start);
+        Home { arena: arena & !DmaBuf::TAG, base, domain: self.domain() }
     }
 
     /// Sets all areas to zero.

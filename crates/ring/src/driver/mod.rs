@@ -9,6 +9,7 @@
 //! | split (2.7) | free list of descriptors | descriptors and available ring in step |
 //! | packed (2.8) | free list of buffer ids | ids are ring positions |
 
+mod add;
 mod error;
 mod memory;
 mod packed;
@@ -16,8 +17,11 @@ mod queue;
 mod ring;
 mod shutdown;
 mod split;
+mod storage;
+mod take;
 
 pub use error::{AddError, AddErrorKind, Broken, NewError};
 pub use memory::{RingAddrs, RingMemory};
-pub use queue::{Indirect, Options, Position, Queue, StaticStorage, Storage, Used};
+pub use queue::{Indirect, Options, Position, Queue, Used};
 pub use shutdown::{Evidence, Quiesced, Shutdown};
+pub use storage::{StaticStorage, Storage};

@@ -67,25 +67,9 @@ impl Shared {
     }
 
     #[inline(always)]
-    fn start(&self, slot: u16) -> Cursor {
-        Cursor { slot, at: self.next, last: self.next, lap: self.lap, first: 0 }
-    }
-
-    /// Writes a descriptor; the second word of a chain's first one only in `finish`.
-    #[inline(always)]
-    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
-        let at = cursor.at;
-        debug_assert!(at < self.size);
-        // SAFETY: inside the ring.
-        unsafe { self.desc.store64(wire::desc(at), addr, Relaxed) };
-        let flags = flags | cursor.lap | if more { wire::DESC_NEXT } else { 0 };
-        let second = word(len, cursor.slot, flags);
-        if at == self.next {
-            cursor.first = second;
-        } else {
-            self.store_second(at, second);
-        }
-        (cursor.at, cursor.lap) = self.after(at, 1, cursor.lap, LAP);
+    fn start(&self, slot: u16) -> PackedCursor {
+        let bits = word(0, slot, self.lap);
+        PackedCursor { desc: self.desc, size: self.size, slot, at: self.next, bits, first: 0 }
     }
 
     /// The position `by` descriptors after `at`, and the lap bits there.
@@ -97,16 +81,17 @@ impl Shared {
     }
 
     /// Makes what `put` wrote unavailable again, so that a shorter chain in its place does not expose it.
-    fn abandon(&mut self, cursor: Cursor) {
+    fn abandon(&mut self, cursor: PackedCursor) {
         let (mut at, mut lap) = (self.next, self.lap);
-        while at != cursor.at {
+        // The lap tells a chain that filled the whole ring from none.
+        while (at, lap) != (cursor.at, cursor.lap()) {
             self.store_second(at, word(0, 0, lap ^ LAP));
             (at, lap) = self.after(at, 1, lap, LAP);
         }
     }
 
     #[inline(always)]
-    fn finish(&mut self, cursor: &Cursor, descs: u16) {
+    fn finish(&mut self, cursor: &PackedCursor, descs: u16) {
         if self.pending == 0 {
             (self.held_at, self.held) = (self.next, cursor.first);
         } else {
@@ -114,7 +99,7 @@ impl Shared {
         }
         self.pending += descs;
         self.free -= descs;
-        (self.next, self.lap) = (cursor.at, cursor.lap);
+        (self.next, self.lap) = (cursor.at, cursor.lap());
     }
 
     #[inline(always)]
@@ -155,9 +140,12 @@ impl Shared {
         need_event(event, self.next, self.next.wrapping_sub(pending))
     }
 
-    /// The used descriptor at `taken`, if it is one: id and length.
+    /// The used descriptor at `taken`, if it is one: id, length, and whether the length is vague.
+    ///
+    /// Without WRITE the length is to be ignored (2.8.4). But QEMU never sets WRITE there and gives the length
+    /// all the same, and every other driver takes it: so it is taken if it can be true.
     #[inline(always)]
-    fn used_desc(&self) -> Option<(u16, u32)> {
+    fn used_desc(&self) -> Option<(u16, u32, bool)> {
         // SAFETY: inside the ring.
         let second = unsafe { self.desc.load64(wire::desc(self.taken) + wire::DESC_LEN_OFFSET, Acquire) };
         let (len, id, flags) = fields(second);
@@ -165,8 +153,7 @@ impl Shared {
             return None;
         }
         self.barriers.after_observe();
-        // Without WRITE the length means nothing (2.8.4).
-        Some((id, if flags & wire::DESC_WRITE != 0 { len } else { 0 }))
+        Some((id, len, flags & wire::DESC_WRITE == 0))
     }
 
     #[inline(always)]
@@ -206,6 +193,62 @@ impl Shared {
     }
 }
 
+/// Goes round the ring.
+pub(super) struct PackedCursor {
+    desc: Area,
+    size: u16,
+    slot: u16,
+    at: u16,
+    /// Buffer id and lap bits, where they are in a descriptor's second word.
+    bits: u64,
+    /// Second word of the chain's first descriptor, which is written last.
+    first: u64,
+}
+
+impl PackedCursor {
+    #[inline(always)]
+    fn lap(&self) -> u16 {
+        fields(self.bits).2
+    }
+}
+
+impl Cursor for PackedCursor {
+    const WRITE: u64 = (wire::DESC_WRITE as u64) << 48;
+    const INDIRECT: u64 = (wire::DESC_INDIRECT as u64) << 48;
+
+    #[inline(always)]
+    fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    #[inline(always)]
+    fn last(&self) -> u16 {
+        0
+    }
+
+    #[inline(always)]
+    fn put(&mut self, addr: u64, len: u32, flags: u64, first: bool, more: bool) {
+        let at = wire::desc(self.at);
+        let next = if more { word(0, 0, wire::DESC_NEXT) } else { 0 };
+        let second = u64::from(len) | flags | next | self.bits;
+        debug_assert!(self.at < self.size);
+        // SAFETY: positions stay inside the ring.
+        unsafe {
+            self.desc.store64(at, addr, Relaxed);
+            if first {
+                self.first = second;
+            } else {
+                self.desc.store64(at + wire::DESC_LEN_OFFSET, second, Relaxed);
+            }
+        }
+        self.at += 1;
+        if self.at == self.size {
+            self.at = 0;
+            self.bits ^= word(0, 0, LAP);
+        }
+    }
+}
+
 fn table_word(len: u32, write: bool) -> u64 {
     word(len, 0, if write { wire::DESC_WRITE } else { 0 })
 }
@@ -238,27 +281,24 @@ impl AnyOrder {
 }
 
 impl Ring for AnyOrder {
+    type Cursor = PackedCursor;
+
     #[inline(always)]
     fn room(&self) -> u16 {
         self.shared.free
     }
 
     #[inline(always)]
-    fn start(&self) -> Cursor {
+    fn start(&self) -> PackedCursor {
         self.shared.start(self.free_id)
     }
 
-    #[inline(always)]
-    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
-        self.shared.put(cursor, addr, len, flags, more);
-    }
-
-    fn abandon(&mut self, cursor: Cursor) {
+    fn abandon(&mut self, cursor: PackedCursor) {
         self.shared.abandon(cursor);
     }
 
     #[inline(always)]
-    fn finish(&mut self, cursor: Cursor, descs: u16) {
+    fn finish(&mut self, cursor: PackedCursor, descs: u16) {
         self.free_id = self.links[usize::from(self.free_id)];
         self.shared.finish(&cursor, descs);
     }
@@ -275,13 +315,13 @@ impl Ring for AnyOrder {
 
     #[inline(always)]
     fn next_used(&mut self, metas: &[Meta], _: u16) -> Result<Option<UsedSlot>, Broken> {
-        let Some((slot, len)) = self.shared.used_desc() else { return Ok(None) };
+        let Some((slot, len, vague)) = self.shared.used_desc() else { return Ok(None) };
         let id = u32::from(slot);
         let Some(meta) = metas.get(usize::from(slot)) else { return Err(Broken::UnknownId { id }) };
         if meta.descs == 0 {
             return Err(Broken::NotInFlight { id });
         }
-        Ok(Some(UsedSlot { slot, len }))
+        Ok(Some(UsedSlot { slot, len, vague }))
     }
 
     #[inline(always)]
@@ -319,7 +359,7 @@ impl Ring for AnyOrder {
 pub(super) struct InOrder {
     shared: Shared,
     /// The used descriptor that is being handed out, which may stand for several chains.
-    batch: Option<(u16, u32)>,
+    batch: Option<(u16, u32, bool)>,
 }
 
 impl InOrder {
@@ -333,27 +373,24 @@ impl InOrder {
 }
 
 impl Ring for InOrder {
+    type Cursor = PackedCursor;
+
     #[inline(always)]
     fn room(&self) -> u16 {
         self.shared.free
     }
 
     #[inline(always)]
-    fn start(&self) -> Cursor {
+    fn start(&self) -> PackedCursor {
         self.shared.start(self.shared.next)
     }
 
-    #[inline(always)]
-    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
-        self.shared.put(cursor, addr, len, flags, more);
-    }
-
-    fn abandon(&mut self, cursor: Cursor) {
+    fn abandon(&mut self, cursor: PackedCursor) {
         self.shared.abandon(cursor);
     }
 
     #[inline(always)]
-    fn finish(&mut self, cursor: Cursor, descs: u16) {
+    fn finish(&mut self, cursor: PackedCursor, descs: u16) {
         self.shared.finish(&cursor, descs);
     }
 
@@ -371,7 +408,7 @@ impl Ring for InOrder {
     /// It stands where the first chain of the batch was (2.8.8).
     #[inline(always)]
     fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
-        let (id, len) = match self.batch {
+        let (id, len, vague) = match self.batch {
             Some(batch) => batch,
             None => match self.shared.used_desc() {
                 Some(used) => used,
@@ -384,7 +421,7 @@ impl Ring for InOrder {
         }
         if id == slot {
             self.batch = None;
-            return Ok(Some(UsedSlot { slot, len }));
+            return Ok(Some(UsedSlot { slot, len, vague }));
         }
         if self.batch.is_none() {
             // Once per batch: the chain that ends it must be in flight, or the walk would take all of them.
@@ -394,9 +431,9 @@ impl Ring for InOrder {
             if last.descs == 0 {
                 return Err(Broken::NotInFlight { id: id.into() });
             }
-            self.batch = Some((id, len));
+            self.batch = Some((id, len, vague));
         }
-        Ok(Some(UsedSlot { slot, len: metas[usize::from(slot)].writable }))
+        Ok(Some(UsedSlot { slot, len: metas[usize::from(slot)].writable, vague: false }))
     }
 
     #[inline(always)]

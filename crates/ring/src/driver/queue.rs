@@ -1,19 +1,19 @@
 //! The queue that drivers use.
 
+use super::add::{Adding, Home, Tables};
 use super::error::{AddError, AddErrorKind, Broken, NewError};
 use super::memory::{RingAddrs, RingMemory};
-use super::ring::{Cursor, Meta, Ring};
+use super::ring::{Meta, Ring};
 use super::shutdown::{Quiesced, Shutdown};
+use super::storage::{Payload, Storage};
+use super::take::Taking;
 use super::{packed, split};
 use crate::chain::{Chain, Parts};
-use crate::mem::{Arena, DmaBuf, Domain};
+use crate::mem::{Arena, Domain};
 use crate::notify::Barriers;
 use crate::store::Store;
-use crate::words::Area;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
-use core::sync::atomic::Ordering::Relaxed;
-use virtio_kit_spec::{packed as packed_wire, split as split_wire};
 
 /// What a queue was negotiated to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,65 +61,6 @@ pub struct Position {
     pub used_wrap: bool,
 }
 
-/// Private storage of a queue, of at least as many elements as the queue's size each.
-pub struct Storage<P, T> {
-    pub(super) metas: Store<Meta>,
-    pub(super) links: Store<u16>,
-    pub(super) payloads: Store<MaybeUninit<Payload<P, T>>>,
-}
-
-/// A chain in flight with its token.
-pub(super) struct Payload<P, T> {
-    pub(super) chain: Chain<P>,
-    pub(super) token: T,
-}
-
-#[cfg(feature = "alloc")]
-impl<P, T> Storage<P, T> {
-    /// Storage on the heap.
-    pub fn boxed(size: u16) -> Self {
-        let size = usize::from(size);
-        Self {
-            metas: Store::boxed(size, |_| Meta::default()),
-            links: Store::boxed(size, |_| 0),
-            payloads: Store::boxed(size, |_| MaybeUninit::uninit()),
-        }
-    }
-}
-
-/// Donated storage of a queue, to be put into a static.
-pub struct StaticStorage<P, T, const N: usize> {
-    metas: [MaybeUninit<Meta>; N],
-    links: [MaybeUninit<u16>; N],
-    payloads: [MaybeUninit<MaybeUninit<Payload<P, T>>>; N],
-}
-
-impl<P, T, const N: usize> StaticStorage<P, T, N> {
-    /// Uninitialised storage.
-    pub const fn new() -> Self {
-        Self {
-            metas: [const { MaybeUninit::uninit() }; N],
-            links: [const { MaybeUninit::uninit() }; N],
-            payloads: [const { MaybeUninit::uninit() }; N],
-        }
-    }
-
-    /// Donates the storage to a queue.
-    pub fn donate(&'static mut self) -> Storage<P, T> {
-        Storage {
-            metas: Store::in_static(&mut self.metas, |_| Meta::default()),
-            links: Store::in_static(&mut self.links, |_| 0),
-            payloads: Store::in_static(&mut self.payloads, |_| MaybeUninit::uninit()),
-        }
-    }
-}
-
-impl<P, T, const N: usize> Default for StaticStorage<P, T, N> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// A virtqueue, driver's side: chains of `P` go in with a token of type `T`, and both come back.
 ///
 /// No operation blocks or allocates. A queue that is dropped without [`shutdown`](Self::shutdown) leaks its
@@ -133,7 +74,8 @@ pub struct Queue<P, T> {
     state: State,
     in_flight: u16,
     size: u16,
-    domain: Domain,
+    home: Home,
+    direct_up_to: u16,
     metas: Store<Meta>,
     payloads: Store<MaybeUninit<Payload<P, T>>>,
     tables: Option<Tables>,
@@ -152,14 +94,6 @@ enum State {
     Running,
     Broken(Broken),
     Stopped,
-}
-
-struct Tables {
-    memory: ManuallyDrop<DmaBuf>,
-    area: Area,
-    base: u64,
-    stride: usize,
-    limits: Indirect,
 }
 
 // SAFETY: the areas point into arena memory that the queue owns; everything else is owned data, `Send` if
@@ -194,12 +128,16 @@ impl<P: Parts, T> Queue<P, T> {
         if [metas.len(), links.len(), payloads.len()].iter().any(|&len| len != usize::from(size)) {
             return Err(NewError::StoreTooShort);
         }
+        if options.indirect.is_some() && arena.domain() != memory.domain() {
+            return Err(NewError::ForeignArena);
+        }
         let tables = options.indirect.map(|limits| Tables::new(limits, size, arena)).transpose()?;
         let Options { in_order, event_idx, barriers, .. } = options;
         // SAFETY: the memory moves into the queue beside the areas, and outlives them: it is dropped only
         // after shutdown, with the queue, and leaked otherwise.
         let areas = unsafe { memory.areas() };
-        let domain = memory.domain();
+        let home = memory.home();
+        let direct_up_to = options.indirect.map_or(size, |i| i.direct_up_to);
         // SAFETY: areas of this layout and size, and `links` was measured.
         let ring = unsafe {
             match (memory.packed, in_order) {
@@ -211,7 +149,7 @@ impl<P: Parts, T> Queue<P, T> {
         };
         let memory = ManuallyDrop::new(memory);
         let state = State::Running;
-        Ok(Self { ring, state, in_flight: 0, size, domain, metas, payloads, tables, memory })
+        Ok(Self { ring, state, in_flight: 0, size, home, direct_up_to, metas, payloads, tables, memory })
     }
 
     /// Adds a chain, to be shown to the device by the next [`publish`](Self::publish).
@@ -224,7 +162,8 @@ impl<P: Parts, T> Queue<P, T> {
             payloads: &mut self.payloads,
             in_flight: &mut self.in_flight,
             tables: &self.tables,
-            domain: self.domain,
+            direct_up_to: self.direct_up_to,
+            home: self.home,
             size: self.size,
         };
         if self.state != State::Running {
@@ -246,7 +185,8 @@ impl<P: Parts, T> Queue<P, T> {
             payloads: &mut self.payloads,
             in_flight: &mut self.in_flight,
             tables: &self.tables,
-            domain: self.domain,
+            direct_up_to: self.direct_up_to,
+            home: self.home,
             size: self.size,
         };
         let mut added = 0;
@@ -266,8 +206,13 @@ impl<P: Parts, T> Queue<P, T> {
     }
 
     /// Shows the device what was added, once for all of it, and says whether it wants to be notified.
+    ///
+    /// Nothing is shown once the queue is broken or shut down: its buffers may have been handed back.
     #[inline]
     pub fn publish(&mut self) -> bool {
+        if self.state != State::Running {
+            return false;
+        }
         with_ring!(&mut self.ring, r => r.publish())
     }
 
@@ -431,7 +376,7 @@ impl<P, T> Queue<P, T> {
 
     /// The domain whose buffers the queue takes.
     pub fn domain(&self) -> Domain {
-        self.domain
+        self.home.domain
     }
 }
 
@@ -457,212 +402,5 @@ impl<P, T> fmt::Debug for Queue<P, T> {
             .field("in_flight", &self.in_flight)
             .field("broken", &self.broken())
             .finish_non_exhaustive()
-    }
-}
-
-impl Tables {
-    fn new(limits: Indirect, size: u16, arena: &Arena) -> Result<Self, NewError> {
-        if !(2..=split_wire::MAX_SIZE).contains(&limits.max_parts) {
-            return Err(NewError::BadIndirect);
-        }
-        let stride = size_of::<split_wire::Desc>() * usize::from(limits.max_parts);
-        let memory = ManuallyDrop::new(arena.alloc(stride * usize::from(size))?);
-        // SAFETY: aligned to at least 64 bytes; lives as long as the queue, or is leaked.
-        let area = unsafe { Area::new(memory.as_ptr()) };
-        Ok(Self { area, base: memory.device_addr().get(), memory, stride, limits })
-    }
-}
-
-/// The parts of a queue that adding touches, borrowed apart from the ring.
-struct Adding<'q, P, T> {
-    metas: &'q mut Store<Meta>,
-    payloads: &'q mut Store<MaybeUninit<Payload<P, T>>>,
-    in_flight: &'q mut u16,
-    tables: &'q Option<Tables>,
-    domain: Domain,
-    size: u16,
-}
-
-const _: () = assert!(split_wire::DESC_WRITE == packed_wire::DESC_WRITE);
-const _: () = assert!(split_wire::DESC_INDIRECT == packed_wire::DESC_INDIRECT);
-
-impl<P: Parts, T> Adding<'_, P, T> {
-    #[inline(always)]
-    fn add<R: Ring>(&mut self, ring: &mut R, chain: Chain<P>, token: T) -> Result<(), AddError<P, T>> {
-        let count = chain.parts.count();
-        let room = usize::from(ring.room());
-        let direct_up_to = match self.tables {
-            None => room,
-            Some(tables) => room.min(tables.limits.direct_up_to.into()),
-        };
-        if count == 0 || count > direct_up_to {
-            return self.add_indirect(ring, chain, token, count);
-        }
-        let mut cursor = ring.start();
-        let mut writing = Writing::new(&chain, count, self.domain);
-        chain.parts.visit(|buffer| {
-            let (addr, len, flags, more) = writing.see(buffer);
-            ring.put(&mut cursor, addr, len, flags, more);
-        });
-        match writing.writable() {
-            Ok(writable) => {
-                self.finish(ring, cursor, chain, token, writable, count as u16);
-                Ok(())
-            }
-            Err(kind) => {
-                ring.abandon(cursor);
-                Err(AddError { kind, chain, token })
-            }
-        }
-    }
-
-    /// The ways of a chain that cannot go straight into the ring: through a table, or back.
-    #[inline(never)]
-    fn add_indirect<R: Ring>(
-        &mut self,
-        ring: &mut R,
-        chain: Chain<P>,
-        token: T,
-        count: usize,
-    ) -> Result<(), AddError<P, T>> {
-        let most = self
-            .tables
-            .as_ref()
-            .map_or(self.size, |t| t.limits.max_parts.max(t.limits.direct_up_to.min(self.size)));
-        let kind = match self.tables {
-            _ if count == 0 => AddErrorKind::NoBuffers,
-            _ if count > usize::from(most) => AddErrorKind::TooLong,
-            Some(tables) if count <= tables.limits.max_parts.into() && count > 1 && ring.room() > 0 => {
-                let mut cursor = ring.start();
-                let mut writing = Writing::new(&chain, count, self.domain);
-                let offset = usize::from(cursor.slot) * tables.stride;
-                let mut at = offset;
-                let mut index = 0;
-                chain.parts.visit(|buffer| {
-                    let (addr, len, flags, more) = writing.see(buffer);
-                    let second = R::table_word(len, flags & split_wire::DESC_WRITE != 0, index, more);
-                    // SAFETY: `count` entries fit the slot's table, and `visit` shows no more.
-                    unsafe {
-                        tables.area.store64(at, addr, Relaxed);
-                        tables.area.store64(at + 8, second, Relaxed);
-                    }
-                    at += 16;
-                    index += 1;
-                });
-                match writing.writable() {
-                    Ok(writable) => {
-                        let addr = tables.base + offset as u64;
-                        ring.put(&mut cursor, addr, count as u32 * 16, split_wire::DESC_INDIRECT, false);
-                        self.finish(ring, cursor, chain, token, writable, 1);
-                        return Ok(());
-                    }
-                    Err(kind) => kind,
-                }
-            }
-            _ => AddErrorKind::Full,
-        };
-        Err(AddError { kind, chain, token })
-    }
-
-    #[inline(always)]
-    fn finish<R: Ring>(
-        &mut self,
-        ring: &mut R,
-        cursor: Cursor,
-        chain: Chain<P>,
-        token: T,
-        writable: u32,
-        descs: u16,
-    ) {
-        let slot = usize::from(cursor.slot);
-        let last = cursor.last;
-        ring.finish(cursor, descs);
-        self.metas[slot] = Meta { writable, descs, last };
-        self.payloads[slot].write(Payload { chain, token });
-        *self.in_flight += 1;
-    }
-}
-
-/// Goes through a chain's buffers once: checks them, and says what their descriptors hold.
-struct Writing {
-    domain: Domain,
-    left: usize,
-    readable: usize,
-    write_from: usize,
-    foreign: bool,
-    empty: bool,
-    total: u64,
-    writable: u64,
-}
-
-impl Writing {
-    #[inline(always)]
-    fn new<P>(chain: &Chain<P>, count: usize, domain: Domain) -> Self {
-        let readable = usize::from(chain.readable);
-        Self {
-            domain,
-            left: count,
-            readable,
-            write_from: count.wrapping_sub(readable),
-            foreign: false,
-            empty: false,
-            total: 0,
-            writable: 0,
-        }
-    }
-
-    /// Address, length, flags, and whether another buffer follows.
-    #[inline(always)]
-    fn see(&mut self, buffer: &DmaBuf) -> (u64, u32, u16, bool) {
-        let len = buffer.len() as u32;
-        // `left` counts down from `count`, so the writable part begins when it is `count - readable`.
-        let write = self.left <= self.write_from;
-        self.left = self.left.wrapping_sub(1);
-        self.foreign |= buffer.domain() != self.domain;
-        self.empty |= len == 0;
-        self.total += u64::from(len);
-        self.writable += if write { u64::from(len) } else { 0 };
-        (buffer.device_addr().get(), len, if write { split_wire::DESC_WRITE } else { 0 }, self.left != 0)
-    }
-
-    /// The writable bytes, if every buffer was in order.
-    #[inline(always)]
-    fn writable(&self) -> Result<u32, AddErrorKind> {
-        let split = self.write_from > usize::from(u16::MAX) && self.readable > 0;
-        if !(self.foreign | self.empty | split | (self.total > u64::from(u32::MAX))) {
-            return Ok(self.writable as u32);
-        }
-        Err(match () {
-            _ if self.foreign => AddErrorKind::ForeignBuffer,
-            _ if self.empty => AddErrorKind::EmptyBuffer,
-            _ if split => AddErrorKind::BadSplit,
-            _ => AddErrorKind::TooLong,
-        })
-    }
-}
-
-/// The parts of a queue that taking touches, borrowed apart from the ring.
-struct Taking<'q, P, T> {
-    metas: &'q mut Store<Meta>,
-    payloads: &'q mut Store<MaybeUninit<Payload<P, T>>>,
-    in_flight: &'q mut u16,
-}
-
-impl<P, T> Taking<'_, P, T> {
-    #[inline(always)]
-    fn take<R: Ring>(&mut self, ring: &mut R) -> Result<Option<Used<P, T>>, Broken> {
-        let Some(used) = ring.next_used(self.metas, *self.in_flight)? else { return Ok(None) };
-        let slot = usize::from(used.slot);
-        let meta = self.metas[slot];
-        if used.len > meta.writable {
-            return Err(Broken::LengthTooLarge { reported: used.len, writable: meta.writable });
-        }
-        self.metas[slot].descs = 0;
-        ring.release(used.slot, meta);
-        *self.in_flight -= 1;
-        // SAFETY: the ring vouches that `descs` was not 0, so the payload is initialised; now it is 0, so
-        // this is the only time that it is read.
-        let Payload { chain, token } = unsafe { self.payloads[slot].assume_init_read() };
-        Ok(Some(Used { chain, token, written: used.len }))
     }
 }

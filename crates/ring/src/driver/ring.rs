@@ -5,6 +5,7 @@ use super::queue::Position;
 
 /// What the queue remembers of a chain in flight, at the index of its slot.
 #[derive(Clone, Copy, Default)]
+#[repr(C, align(8))]
 pub(super) struct Meta {
     /// Bytes that the device may write.
     pub(super) writable: u32,
@@ -18,20 +19,24 @@ pub(super) struct Meta {
 pub(super) struct UsedSlot {
     pub(super) slot: u16,
     pub(super) len: u32,
+    /// The device does not vouch for the length: one that cannot be is to be ignored, and not an error.
+    pub(super) vague: bool,
 }
 
-/// A position in the ring while a chain is written.
-pub(super) struct Cursor {
+/// A position in the ring while a chain is written, with its own copy of what it takes to go on: stores to the
+/// ring could otherwise change anything, as far as the compiler knows.
+pub(super) trait Cursor {
+    /// Where the WRITE flag is in a descriptor's second word.
+    const WRITE: u64;
+    /// Where the INDIRECT flag is.
+    const INDIRECT: u64;
     /// The slot of the chain, fixed from the start.
-    pub(super) slot: u16,
-    /// Where the next descriptor goes.
-    pub(super) at: u16,
-    /// Where the last one went.
-    pub(super) last: u16,
-    /// Packed: the availability bits at this position.
-    pub(super) lap: u16,
-    /// Packed: second word of the chain's first descriptor, which is written last.
-    pub(super) first: u64,
+    fn slot(&self) -> u16;
+    /// The last descriptor written, where the ring needs to know.
+    fn last(&self) -> u16;
+    /// Writes the next descriptor. `flags` are of the constants above; `first` and `more` say whether it is the
+    /// chain's first and whether another follows.
+    fn put(&mut self, addr: u64, len: u32, flags: u64, first: bool, more: bool);
 }
 
 /// The layout of a ring and the order in which its slots are used. All state is private to the driver.
@@ -39,16 +44,16 @@ pub(super) struct Cursor {
 /// `start`, some `put`s and `finish` add one chain; nothing of the ring's state changes before `finish`, and
 /// nothing becomes visible to the device before `publish`.
 pub(super) trait Ring {
+    /// While a chain is written.
+    type Cursor: Cursor;
     /// Free descriptors.
     fn room(&self) -> u16;
-    /// Begins a chain; there must be room.
-    fn start(&self) -> Cursor;
-    /// Writes the next descriptor; `flags` are WRITE or INDIRECT, `more` says that another follows.
-    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool);
-    /// Undoes what `put` wrote.
-    fn abandon(&mut self, cursor: Cursor);
+    /// Begins a chain; there must be room for all of it.
+    fn start(&self) -> Self::Cursor;
+    /// Undoes what was written.
+    fn abandon(&mut self, cursor: Self::Cursor);
     /// Takes the descriptors written, which must be `descs`.
-    fn finish(&mut self, cursor: Cursor, descs: u16);
+    fn finish(&mut self, cursor: Self::Cursor, descs: u16);
     /// Second word of entry `index` of an indirect table.
     fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64;
     /// Publishes what was added; whether the device wants to be notified of it.

@@ -1,6 +1,7 @@
 //! Handing back every buffer, once the device cannot touch them any more.
 
-use super::queue::{Payload, Queue};
+use super::queue::Queue;
+use super::storage::Payload;
 use crate::chain::{Chain, Parts};
 
 /// How a transport knows that the device has let go of a queue.

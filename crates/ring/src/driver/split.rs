@@ -6,6 +6,7 @@ use super::ring::{Cursor, Meta, Ring, UsedSlot};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::store::Store;
 use crate::words::{Area, word};
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::split as wire;
 
@@ -36,16 +37,6 @@ impl Shared {
         debug_assert!(size.is_power_of_two());
         let mask = size - 1;
         Self { desc, avail, used, mask, event_idx, barriers, next: 0, published: 0, taken: 0, seen: 0 }
-    }
-
-    #[inline(always)]
-    fn store_desc(&self, at: u16, addr: u64, second: u64) {
-        let offset = wire::desc(at & self.mask);
-        // SAFETY: masked to the table.
-        unsafe {
-            self.desc.store64(offset, addr, Relaxed);
-            self.desc.store64(offset + 8, second, Relaxed);
-        }
     }
 
     /// Puts a head into the available ring, unpublished.
@@ -153,9 +144,96 @@ impl Shared {
     }
 }
 
+/// Stores a descriptor.
+///
+/// # Safety
+///
+/// `at` must be inside the table.
+#[inline(always)]
+unsafe fn store_desc(desc: Area, at: u16, addr: u64, second: u64) {
+    let offset = wire::desc(at);
+    // SAFETY: the caller's promise.
+    unsafe {
+        desc.store64(offset, addr, Relaxed);
+        desc.store64(offset + 8, second, Relaxed);
+    }
+}
+
+/// The second word of a descriptor that `next` follows, if `more`.
+#[inline(always)]
+fn second(len: u32, flags: u64, next: u16, more: bool) -> u64 {
+    let link = if more { word(0, wire::DESC_NEXT, next) } else { 0 };
+    u64::from(len) | flags | link
+}
+
 fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64 {
-    let flags = if write { wire::DESC_WRITE } else { 0 };
-    if more { word(len, flags | wire::DESC_NEXT, index + 1) } else { word(len, flags, 0) }
+    let flags = if write { AnyOrderCursor::WRITE } else { 0 };
+    second(len, flags, index.wrapping_add(1), more)
+}
+
+/// Follows the free list.
+pub(super) struct AnyOrderCursor {
+    desc: Area,
+    links: NonNull<u16>,
+    slot: u16,
+    at: u16,
+    last: u16,
+}
+
+impl Cursor for AnyOrderCursor {
+    const WRITE: u64 = (wire::DESC_WRITE as u64) << 32;
+    const INDIRECT: u64 = (wire::DESC_INDIRECT as u64) << 32;
+
+    #[inline(always)]
+    fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    #[inline(always)]
+    fn last(&self) -> u16 {
+        self.last
+    }
+
+    #[inline(always)]
+    fn put(&mut self, addr: u64, len: u32, flags: u64, _: bool, more: bool) {
+        let at = self.at;
+        // SAFETY: the free list and its links stay inside the ring, which has as many links as descriptors.
+        let next = unsafe { self.links.add(at.into()).read() };
+        // SAFETY: as above.
+        unsafe { store_desc(self.desc, at, addr, second(len, flags, next, more)) };
+        (self.last, self.at) = (at, next);
+    }
+}
+
+/// Goes round the ring.
+pub(super) struct InOrderCursor {
+    desc: Area,
+    mask: u16,
+    slot: u16,
+    at: u16,
+}
+
+impl Cursor for InOrderCursor {
+    const WRITE: u64 = AnyOrderCursor::WRITE;
+    const INDIRECT: u64 = AnyOrderCursor::INDIRECT;
+
+    #[inline(always)]
+    fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    #[inline(always)]
+    fn last(&self) -> u16 {
+        0
+    }
+
+    #[inline(always)]
+    fn put(&mut self, addr: u64, len: u32, flags: u64, _: bool, more: bool) {
+        let next = (self.at + 1) & self.mask;
+        // SAFETY: masked to the table, as is every position that the ring keeps.
+        unsafe { store_desc(self.desc, self.at, addr, second(len, flags, next, more)) };
+        self.at = next;
+    }
 }
 
 /// A split ring whose chains come back in any order: free descriptors are a private list.
@@ -187,30 +265,23 @@ impl AnyOrder {
 }
 
 impl Ring for AnyOrder {
+    type Cursor = AnyOrderCursor;
+
     #[inline(always)]
     fn room(&self) -> u16 {
         self.free
     }
 
     #[inline(always)]
-    fn start(&self) -> Cursor {
-        Cursor { slot: self.free_head, at: self.free_head, last: 0, lap: 0, first: 0 }
+    fn start(&self) -> AnyOrderCursor {
+        let links = NonNull::from(&*self.links).cast();
+        AnyOrderCursor { desc: self.shared.desc, links, slot: self.free_head, at: self.free_head, last: 0 }
     }
 
-    #[inline(always)]
-    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
-        let at = cursor.at;
-        let next = self.links[usize::from(at & self.shared.mask)];
-        let second = if more { word(len, flags | wire::DESC_NEXT, next) } else { word(len, flags, 0) };
-        self.shared.store_desc(at, addr, second);
-        cursor.last = at;
-        cursor.at = next;
-    }
-
-    fn abandon(&mut self, _: Cursor) {}
+    fn abandon(&mut self, _: AnyOrderCursor) {}
 
     #[inline(always)]
-    fn finish(&mut self, cursor: Cursor, descs: u16) {
+    fn finish(&mut self, cursor: AnyOrderCursor, descs: u16) {
         self.free_head = cursor.at;
         self.free -= descs;
         self.shared.offer(cursor.slot);
@@ -237,7 +308,7 @@ impl Ring for AnyOrder {
             return Err(Broken::NotInFlight { id });
         }
         self.shared.taken = self.shared.taken.wrapping_add(1);
-        Ok(Some(UsedSlot { slot: id as u16, len }))
+        Ok(Some(UsedSlot { slot: id as u16, len, vague: false }))
     }
 
     #[inline(always)]
@@ -295,28 +366,22 @@ impl InOrder {
 }
 
 impl Ring for InOrder {
+    type Cursor = InOrderCursor;
+
     #[inline(always)]
     fn room(&self) -> u16 {
         self.free
     }
 
     #[inline(always)]
-    fn start(&self) -> Cursor {
-        Cursor { slot: self.head, at: self.head, last: 0, lap: 0, first: 0 }
+    fn start(&self) -> InOrderCursor {
+        InOrderCursor { desc: self.shared.desc, mask: self.shared.mask, slot: self.head, at: self.head }
     }
 
-    #[inline(always)]
-    fn put(&mut self, cursor: &mut Cursor, addr: u64, len: u32, flags: u16, more: bool) {
-        let at = cursor.at;
-        cursor.at = (at + 1) & self.shared.mask;
-        let second = if more { word(len, flags | wire::DESC_NEXT, cursor.at) } else { word(len, flags, 0) };
-        self.shared.store_desc(at, addr, second);
-    }
-
-    fn abandon(&mut self, _: Cursor) {}
+    fn abandon(&mut self, _: InOrderCursor) {}
 
     #[inline(always)]
-    fn finish(&mut self, cursor: Cursor, descs: u16) {
+    fn finish(&mut self, cursor: InOrderCursor, descs: u16) {
         self.head = cursor.at;
         self.free -= descs;
         self.shared.offer(cursor.slot);
@@ -345,7 +410,7 @@ impl Ring for InOrder {
         self.shared.taken = self.shared.taken.wrapping_add(1);
         if id == u32::from(slot) {
             self.batch = None;
-            return Ok(Some(UsedSlot { slot, len }));
+            return Ok(Some(UsedSlot { slot, len, vague: false }));
         }
         if id > u32::from(self.shared.mask) {
             return Err(Broken::UnknownId { id });
@@ -355,7 +420,7 @@ impl Ring for InOrder {
             return Err(Broken::NotInFlight { id });
         }
         self.batch = Some((id, len));
-        Ok(Some(UsedSlot { slot, len: meta.writable }))
+        Ok(Some(UsedSlot { slot, len: meta.writable, vague: false }))
     }
 
     #[inline(always)]

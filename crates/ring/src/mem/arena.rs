@@ -157,7 +157,7 @@ pub(super) struct Inner {
     /// Handles, buffers and regions.
     references: AtomicU32,
     retired: AtomicBool,
-    release: unsafe fn(NonNull<Inner>),
+    release: unsafe fn(NonNull<Self>),
 }
 
 /// Where an arena's private part lives: made by [`Arena::new`], or donated to [`Arena::new_in`].
@@ -225,7 +225,7 @@ impl Arena {
             return Err(AllocError::Retired);
         }
         let granules = len.div_ceil(GRANULE).checked_next_power_of_two().ok_or(AllocError::TooLarge)?;
-        if granules as u64 > inner.len / GRANULE as u64 {
+        if len > DmaBuf::MAX_LEN || granules as u64 > inner.len / GRANULE as u64 {
             return Err(AllocError::TooLarge);
         }
         let first = inner.claim(granules).ok_or(AllocError::Full)?;

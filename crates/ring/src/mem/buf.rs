@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// An owned buffer in memory that a device can reach.
 ///
 /// A buffer has a *capacity*, fixed when it is allocated, and a *window* into it, which is what a chain shows
-/// to the device: `len` bytes from where it begins. Reading and writing are relative to the window and copy;
+/// to the device: `len` bytes from where it begins, at least one. Reading and writing are relative to the window and copy;
 /// what is read may be anything, since the device may write at any time.
 ///
 /// Two words long, so that moving one into a queue and out again costs next to nothing.
@@ -31,6 +31,15 @@ const TAG: usize = align_of::<Inner>() - 1;
 const _: () = assert!(TAG >= 26);
 
 impl DmaBuf {
+    /// The bits of `raw`'s arena that differ between buffers of one arena.
+    pub(crate) const TAG: usize = TAG;
+
+    /// The arena as a number, with the size class in its low bits; where the window begins; its length.
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> (usize, u32, u32) {
+        (self.arena.addr().get(), self.start, self.len)
+    }
+
     /// `start` must be aligned to the capacity of `GRANULE << order`, and the reference counted.
     pub(super) fn new(arena: NonNull<Inner>, start: u32, order: u32, len: u32) -> Self {
         debug_assert!(arena.addr().get() & TAG == 0 && order as usize <= TAG);
@@ -49,16 +58,14 @@ impl DmaBuf {
         unsafe { self.arena_ptr().as_ref() }
     }
 
-    /// Length of the window in bytes.
+    /// The largest buffer, in bytes: 1 GiB.
+    pub const MAX_LEN: usize = 1 << 30;
+
+    /// Length of the window in bytes; never 0.
     #[inline(always)]
+    #[allow(clippy::len_without_is_empty, reason = "a window is never empty")]
     pub fn len(&self) -> usize {
         self.len as usize
-    }
-
-    /// Whether the window is empty. An empty window cannot be added to a queue.
-    #[inline(always)]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Bytes that the buffer can hold: a power of two, at least 64.
@@ -71,9 +78,9 @@ impl DmaBuf {
         self.start & !(self.capacity() as u64 - 1) as u32
     }
 
-    /// Makes the window the given range of the capacity.
+    /// Makes the window the given range of the capacity, which may not be empty.
     pub fn set_window(&mut self, range: Range<usize>) -> Result<(), OutOfBounds> {
-        if range.start > range.end || range.end > self.capacity() || range.start == self.capacity() {
+        if range.start >= range.end || range.end > self.capacity() {
             return Err(OutOfBounds);
         }
         self.start = self.block() + range.start as u32;
@@ -201,13 +208,14 @@ mod tests {
         let mut buffer = arena.alloc(1000).unwrap();
         assert_eq!((buffer.len(), buffer.capacity()), (1000, 1024));
         let base = buffer.device_addr().get();
-        for (start, end) in [(0, 1024), (1023, 1024), (10, 10), (1000, 1001)] {
+        for (start, end) in [(0, 1024), (1023, 1024), (10, 11), (1000, 1001)] {
             buffer.set_window(start..end).unwrap();
             assert_eq!(buffer.device_addr().get(), base + start as u64);
             assert_eq!(buffer.len(), end - start);
         }
         assert_eq!(buffer.set_window(0..1025), Err(OutOfBounds));
         assert_eq!(buffer.set_window(1024..1024), Err(OutOfBounds));
+        assert_eq!(buffer.set_window(5..5), Err(OutOfBounds));
         #[allow(clippy::reversed_empty_ranges, reason = "the point of the test")]
         let reversed = buffer.set_window(5..4);
         assert_eq!(reversed, Err(OutOfBounds));

@@ -1,0 +1,214 @@
+//! The command line's shape.
+
+use crate::target::Target;
+use crate::units;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const TARGETS: &str = "\
+TARGET is a device:
+  vhost-user:SOCKET            a block device that another process serves on a Unix socket
+  in-process:blk?image=FILE    a block device in this process, over a file
+  in-process:blk?size=1G       the same, over memory
+  in-process:blk?null          the same, over nothing: reads touch no data (1T, or size=)
+                               more with &: layout=packed in_order=on queues=4 read_only=on
+                               direct=on (past the page cache) threads=on (the device on threads of its own)
+
+Sizes are in bytes, or with K, M, G or T in powers of 1024.";
+
+/// Drive virtio devices: the same drivers over every transport.
+#[derive(Debug, Parser)]
+#[command(name = "vkit", version, after_help = TARGETS, max_term_width = 110, infer_subcommands = false)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every driver over every transport here, in each layout, and verify the work from the other end
+    Demo(DemoArgs),
+    /// Show what a device is: type, features, queues, configuration
+    Info(InfoArgs),
+    /// Use a block device
+    #[command(subcommand)]
+    Blk(BlkCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Only over this transport; may be given more than once
+    #[arg(long, value_enum)]
+    pub(crate) transport: Vec<TransportKind>,
+    /// Only this device; may be given more than once
+    #[arg(long, value_enum)]
+    pub(crate) device: Vec<DeviceKind>,
+    /// Only this ring layout
+    #[arg(long, value_enum, default_value_t = LayoutChoice::Both)]
+    pub(crate) layout: LayoutChoice,
+    /// How much to write and to read in each row
+    #[arg(long, value_name = "BYTES", value_parser = units::some_sectors, default_value = "256M")]
+    pub(crate) size: u64,
+    /// Write what is in this file, instead of content made up; the file itself is only read
+    #[arg(long, value_name = "FILE", conflicts_with = "size")]
+    pub(crate) image: Option<PathBuf>,
+    /// One JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportKind {
+    /// Driver and device in this process
+    InProcess,
+    /// Another process, over a Unix socket: qemu-storage-daemon, if it is on the PATH
+    VhostUser,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceKind {
+    /// Block device
+    Blk,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayoutChoice {
+    Split,
+    Packed,
+    Both,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TARGETS)]
+pub(crate) struct InfoArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// As a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BlkCommand {
+    /// Copy from the device to a file
+    Read(ReadArgs),
+    /// Copy from a file to the device, and flush
+    Write(WriteArgs),
+    /// Make all completed writes durable
+    Flush(FlushArgs),
+    /// Give a range up: what it reads as afterwards is up to the device
+    Discard(RangeArgs),
+    /// Make a range read as zeros
+    Zero(RangeArgs),
+    /// Measure speed. Writing overwrites the device
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TARGETS)]
+pub(crate) struct ReadArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// First byte, a multiple of 512
+    #[arg(long, value_name = "BYTES", value_parser = units::sectors, default_value = "0")]
+    pub(crate) offset: u64,
+    /// How many bytes, a multiple of 512 [default: to the end]
+    #[arg(long, value_name = "BYTES", value_parser = units::some_sectors)]
+    pub(crate) length: Option<u64>,
+    /// Where to; `-` is standard output. Called FILE.partial until it is complete
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TARGETS)]
+pub(crate) struct WriteArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// First byte, a multiple of 512
+    #[arg(long, value_name = "BYTES", value_parser = units::sectors, default_value = "0")]
+    pub(crate) offset: u64,
+    /// How many bytes, a multiple of 512 [default: to the input's end]
+    #[arg(long, value_name = "BYTES", value_parser = units::some_sectors)]
+    pub(crate) length: Option<u64>,
+    /// Where from; `-` is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) input: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TARGETS)]
+pub(crate) struct FlushArgs {
+    /// The device
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TARGETS)]
+pub(crate) struct RangeArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// First byte, a multiple of 512
+    #[arg(long, value_name = "BYTES", value_parser = units::sectors, default_value = "0")]
+    pub(crate) offset: u64,
+    /// How many bytes, a multiple of 512 [default: to the end]
+    #[arg(long, value_name = "BYTES", value_parser = units::some_sectors)]
+    pub(crate) length: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TARGETS)]
+pub(crate) struct BenchArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// Kind of access
+    #[arg(long, value_enum, default_value_t = Access::Randread)]
+    pub(crate) rw: Access,
+    /// Bytes of a request, a multiple of 512, at most 1M
+    #[arg(long, value_name = "BYTES", value_parser = block_size, default_value = "4K")]
+    pub(crate) block_size: u64,
+    /// Requests in flight on each queue
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), default_value = "32")]
+    pub(crate) depth: u16,
+    /// Queues, each with a thread of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), default_value = "1")]
+    pub(crate) queues: u16,
+    /// For how long
+    #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "3")]
+    pub(crate) seconds: Duration,
+    /// Look for completions all the time, and never sleep
+    #[arg(long, conflicts_with = "poll_us")]
+    pub(crate) poll: bool,
+    /// Look for completions for N microseconds before sleeping
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) poll_us: u32,
+    /// As a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn block_size(text: &str) -> Result<u64, String> {
+    match units::some_sectors(text)? {
+        bytes if bytes <= 1 << 20 => Ok(bytes),
+        _ => Err("more than 1M".into()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Access {
+    Randread,
+    Randwrite,
+    Read,
+    Write,
+}
+
+impl Access {
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Self::Randwrite | Self::Write)
+    }
+
+    pub(crate) fn random(self) -> bool {
+        matches!(self, Self::Randread | Self::Randwrite)
+    }
+}
