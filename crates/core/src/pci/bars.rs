@@ -87,6 +87,7 @@ pub fn place<C: ConfigSpace + ?Sized>(
             continue;
         };
         let address = next.checked_next_multiple_of(bar.len).ok_or(TransportError::NoMemory)?;
+        let end = if bar.wide { end } else { end.min(1 << 32) };
         let after = address.checked_add(bar.len).filter(|&after| after <= end);
         *next = after.ok_or(TransportError::NoMemory)?;
         function.write32(offset(number), address as u32)?;

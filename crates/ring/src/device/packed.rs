@@ -1,9 +1,10 @@
 //! Packed rings (2.8), device's side.
 
+use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::Position;
-use super::ring::{Ring, Taken, UsedEntry};
-use super::walk::Walk;
+use super::ring::{Quick, Ring, Taken, UsedEntry};
+use super::walk::{Pass, Walk};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::words::{Area, fields, word};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -92,6 +93,41 @@ impl Packed {
 
 impl Ring for Packed {
     #[inline(always)]
+    fn take_quickly(&mut self, mut pass: Pass, slot: &mut Slot) -> Quick {
+        let size = self.size;
+        let (mut at, mut lap) = (self.next, self.lap);
+        let (mut len, mut id, mut flags) = fields(self.second(at));
+        if (flags ^ lap) & LAP != 0 {
+            return Quick::Nothing;
+        }
+        self.barriers.after_observe();
+        loop {
+            let addr = self.addr(at);
+            at += 1;
+            if at == size {
+                (at, lap) = (0, lap ^ LAP);
+            }
+            if !pass.buffer(addr, len, flags) {
+                return Quick::Rare;
+            }
+            if flags & wire::DESC_NEXT == 0 {
+                break;
+            }
+            (len, id, flags) = fields(self.second(at));
+            if (flags ^ lap) & LAP != 0 {
+                return Quick::Rare;
+            }
+        }
+        let descs = pass.count();
+        if descs > size - self.taken || !pass.finish(slot) {
+            return Quick::Rare;
+        }
+        self.taken += descs;
+        (self.next, self.lap) = (at, lap);
+        Quick::Taken(Taken { id, descs })
+    }
+
+    #[inline]
     fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain> {
         let mut second = self.second(self.next);
         let (mut at, mut lap) = (self.next, self.lap);

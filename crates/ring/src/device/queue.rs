@@ -3,9 +3,9 @@
 use super::chain::{Chain, Segment, Slot, SlotCell};
 use super::error::{BadChain, NewError};
 use super::packed::Packed;
-use super::ring::{Ring, UsedEntry};
+use super::ring::{Quick, Ring, Taken, UsedEntry};
 use super::split::Split;
-use super::walk::Walk;
+use super::walk::{Pass, Walk};
 use crate::mem::{Memory, Translation};
 use crate::notify::Barriers;
 use crate::store::Store;
@@ -217,22 +217,45 @@ impl Queue {
     }
 
     /// The next chain that the driver made available, or `None`.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> Result<Option<Chain>, BadChain> {
+        if self.state == State::Running
+            && let Some(index) = self.free_slot()
+        {
+            // SAFETY: a free slot, so no chain points to it.
+            let slot = unsafe { &mut *self.slots[usize::from(index)].0.get() };
+            let pass = Pass::new(self.recent, slot, self.limit.min(self.config.size));
+            match with_ring!(&mut self.ring, r => r.take_quickly(pass, slot)) {
+                Quick::Taken(taken) => return Ok(Some(self.begin(index, &taken))),
+                Quick::Nothing => return Ok(None),
+                Quick::Rare => {}
+            }
+        }
+        self.take_otherwise()
+    }
+
+    /// The slot that the next chain goes into.
+    #[inline(always)]
+    fn free_slot(&self) -> Option<u16> {
+        match &self.order {
+            Order::Any(0) => None,
+            Order::Any(free) => Some(self.marks[usize::from(*free - 1)]),
+            Order::Ring { occupied, .. } if *occupied == self.config.size => None,
+            Order::Ring { next, .. } => Some(*next),
+        }
+    }
+
+    /// Chains through tables or in several regions, and everything that is wrong.
+    #[inline(never)]
+    fn take_otherwise(&mut self) -> Result<Option<Chain>, BadChain> {
         match self.state {
             State::Running => {}
             State::Broken(broken) => return Err(broken),
             State::Stopped => return Ok(None),
         }
-        let index = match &self.order {
-            Order::Any(0) => return self.none_free(),
-            Order::Any(free) => self.marks[usize::from(*free - 1)],
-            Order::Ring { occupied, .. } if *occupied == self.config.size => return self.none_free(),
-            Order::Ring { next, .. } => *next,
-        };
-        let cell = NonNull::from(&self.slots[usize::from(index)].0);
+        let Some(index) = self.free_slot() else { return self.none_free() };
         // SAFETY: a free slot, so no chain points to it.
-        let slot = unsafe { &mut *cell.as_ref().get() };
+        let slot = unsafe { &mut *self.slots[usize::from(index)].0.get() };
         let mut walk = Walk::new(
             &self.memory,
             &mut self.recent,
@@ -241,29 +264,34 @@ impl Queue {
             self.limit,
             self.limit.max(self.config.size),
         );
-        let taken = with_ring!(&mut self.ring, r => r.take(&mut walk));
-        let broken = match taken {
+        let broken = match with_ring!(&mut self.ring, r => r.take(&mut walk)) {
             Ok(None) => return Ok(None),
             Ok(Some(taken)) => match walk.finish() {
-                Ok(()) => {
-                    slot.begin(taken.id, taken.descs, self.epoch);
-                    match &mut self.order {
-                        Order::Any(free) => *free -= 1,
-                        Order::Ring { next, occupied, .. } => {
-                            *next = after(*next, self.config.size);
-                            *occupied += 1;
-                        }
-                    }
-                    self.in_flight += 1;
-                    // SAFETY: the slot is from now on the chain's alone.
-                    return Ok(Some(Chain(unsafe { NonNull::new_unchecked(cell.as_ref().get()) })));
-                }
+                Ok(()) => return Ok(Some(self.begin(index, &taken))),
                 Err(broken) => broken,
             },
             Err(broken) => broken,
         };
         self.state = State::Broken(broken);
         Err(broken)
+    }
+
+    /// Hands out a slot that the chain's segments are in.
+    #[inline(always)]
+    fn begin(&mut self, index: u16, taken: &Taken) -> Chain {
+        let cell = &self.slots[usize::from(index)].0;
+        // SAFETY: a free slot, so no chain points to it.
+        unsafe { &mut *cell.get() }.begin(taken.id, taken.descs, self.epoch);
+        match &mut self.order {
+            Order::Any(free) => *free -= 1,
+            Order::Ring { next, occupied, .. } => {
+                *next = after(*next, self.config.size);
+                *occupied += 1;
+            }
+        }
+        self.in_flight += 1;
+        // SAFETY: not null; the slot is from now on the chain's alone.
+        Chain(unsafe { NonNull::new_unchecked(cell.get()) })
     }
 
     /// Every slot is in flight, as many as the ring has descriptors, so nothing more can be available. If it is,

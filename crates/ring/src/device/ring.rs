@@ -1,8 +1,9 @@
 //! What split and packed rings have in common, device's side.
 
+use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::Position;
-use super::walk::Walk;
+use super::walk::{Pass, Walk};
 
 /// A chain as it stands in the ring, its descriptors walked.
 pub(super) struct Taken {
@@ -10,6 +11,16 @@ pub(super) struct Taken {
     pub(super) id: u16,
     /// Ring descriptors taken.
     pub(super) descs: u16,
+}
+
+/// What a quick look at the ring found.
+pub(super) enum Quick {
+    /// Nothing is available.
+    Nothing,
+    /// A chain about which there is nothing rare.
+    Taken(Taken),
+    /// Something that takes a closer look, by [`Ring::take`]. Nothing was taken.
+    Rare,
 }
 
 /// What is written into the ring for used chains.
@@ -23,6 +34,8 @@ pub(super) struct UsedEntry {
 
 /// The layout of a ring. All state is private to the device.
 pub(super) trait Ring {
+    /// Walks the next available chain as long as nothing rare comes up, and settles the slot.
+    fn take_quickly(&mut self, pass: Pass, slot: &mut Slot) -> Quick;
     /// Walks the next available chain, if there is one.
     fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain>;
     /// Writes an entry that stands for `chains` used chains of `descs` descriptors together; unpublished.

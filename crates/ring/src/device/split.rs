@@ -1,9 +1,10 @@
 //! Split rings (2.7), device's side.
 
+use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::Position;
-use super::ring::{Ring, Taken, UsedEntry};
-use super::walk::Walk;
+use super::ring::{Quick, Ring, Taken, UsedEntry};
+use super::walk::{Pass, Walk};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::words::{Area, fields};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -60,25 +61,79 @@ impl Split {
         // SAFETY: a header word.
         unsafe { self.avail.load16(wire::AVAIL_IDX, Acquire) }
     }
+
+    /// Whether the driver has shown more than was known.
+    #[inline]
+    fn look(&mut self) -> Result<bool, BadChain> {
+        let index = self.index();
+        if index == self.seen {
+            return Ok(false);
+        }
+        // Every chain takes a descriptor, so those in flight and those available fit the queue. The sum would
+        // not do: it hides an index that went back among those in flight.
+        let by = index.wrapping_sub(self.next);
+        let in_flight = self.next.wrapping_sub(self.used_next);
+        if by > self.mask + 1 - in_flight {
+            return Err(BadChain::IndexJump { by });
+        }
+        self.barriers.after_observe();
+        self.seen = index;
+        Ok(true)
+    }
+
+    /// Address and second word of a descriptor.
+    ///
+    /// # Safety
+    ///
+    /// `at` must be inside the table.
+    #[inline(always)]
+    unsafe fn descriptor(desc: Area, at: u16) -> (u64, u64) {
+        let offset = wire::desc(at);
+        // SAFETY: the caller's promise.
+        unsafe { (desc.load64(offset, Relaxed), desc.load64(offset + 8, Relaxed)) }
+    }
 }
 
 impl Ring for Split {
     #[inline(always)]
-    fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain> {
+    fn take_quickly(&mut self, mut pass: Pass, slot: &mut Slot) -> Quick {
         if self.next == self.seen {
-            let index = self.index();
-            if index == self.seen {
-                return Ok(None);
+            match self.look() {
+                Ok(true) => {}
+                Ok(false) => return Quick::Nothing,
+                Err(_) => return Quick::Rare,
             }
-            // Every chain takes a descriptor, so those in flight and those available fit the queue. The sum would
-            // not do: it hides an index that went back among those in flight.
-            let by = index.wrapping_sub(self.next);
-            let in_flight = self.next.wrapping_sub(self.used_next);
-            if by > self.mask + 1 - in_flight {
-                return Err(BadChain::IndexJump { by });
+        }
+        let (desc, mask) = (self.desc, self.mask);
+        // SAFETY: masked to the ring.
+        let head = unsafe { self.avail.load16(wire::avail_entry(self.next & mask), Relaxed) };
+        let mut at = head;
+        loop {
+            if at > mask {
+                return Quick::Rare;
             }
-            self.barriers.after_observe();
-            self.seen = index;
+            // SAFETY: inside the table.
+            let (addr, second) = unsafe { Self::descriptor(desc, at) };
+            let (len, flags, next) = fields(second);
+            if !pass.buffer(addr, len, flags) {
+                return Quick::Rare;
+            }
+            if flags & wire::DESC_NEXT == 0 {
+                break;
+            }
+            at = next;
+        }
+        if !pass.finish(slot) {
+            return Quick::Rare;
+        }
+        self.next = self.next.wrapping_add(1);
+        Quick::Taken(Taken { id: head, descs: pass.count() })
+    }
+
+    #[inline]
+    fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain> {
+        if self.next == self.seen && !self.look()? {
+            return Ok(None);
         }
         // SAFETY: masked to the ring.
         let head = unsafe { self.avail.load16(wire::avail_entry(self.next & self.mask), Relaxed) };
@@ -93,10 +148,7 @@ impl Ring for Split {
             }
             descs += 1;
             // SAFETY: inside the table.
-            let (addr, second) = unsafe {
-                let offset = wire::desc(at);
-                (self.desc.load64(offset, Relaxed), self.desc.load64(offset + 8, Relaxed))
-            };
+            let (addr, second) = unsafe { Self::descriptor(self.desc, at) };
             let (len, flags, next) = fields(second);
             if flags & wire::DESC_INDIRECT != 0 {
                 if !self.indirect || flags & wire::DESC_NEXT != 0 {

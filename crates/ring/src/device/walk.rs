@@ -4,8 +4,65 @@ use super::chain::{Segment, Slot};
 use super::error::BadChain;
 use crate::mem::{Memory, Translation, copy_out};
 use crate::words::{Area, fields};
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 use virtio_kit_spec::split::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc};
+
+/// One pass over a chain in which nothing rare comes up: direct descriptors, readable before writable, all in
+/// the region that was hit last. It keeps to registers; whatever it does not know how to judge is read and
+/// judged anew by [`Walk`].
+pub(super) struct Pass {
+    recent: Translation,
+    segments: NonNull<MaybeUninit<Segment>>,
+    limit: u16,
+    count: u16,
+    readable: u16,
+    read_len: u64,
+    total: u64,
+}
+
+impl Pass {
+    #[inline(always)]
+    pub(super) fn new(recent: Translation, slot: &Slot, limit: u16) -> Self {
+        Self { recent, segments: slot.segments, limit, count: 0, readable: 0, read_len: 0, total: 0 }
+    }
+
+    /// Takes one buffer into the chain, unless there is something about it.
+    #[inline(always)]
+    pub(super) fn buffer(&mut self, addr: u64, len: u32, flags: u16) -> bool {
+        let Some(host) = self.recent.at_some(addr, len) else { return false };
+        if self.count == self.limit || flags & DESC_INDIRECT != 0 {
+            return false;
+        }
+        // SAFETY: the slot has space for `limit` segments.
+        unsafe { self.segments.add(self.count.into()).as_mut() }.write(Segment { host, len });
+        self.total += u64::from(len);
+        if flags & DESC_WRITE == 0 {
+            if self.readable != self.count {
+                return false;
+            }
+            self.readable += 1;
+            self.read_len = self.total;
+        }
+        self.count += 1;
+        true
+    }
+
+    /// Buffers taken: direct descriptors.
+    #[inline(always)]
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Settles the slot, unless the chain is too long.
+    #[inline(always)]
+    pub(super) fn finish(&self, slot: &mut Slot) -> bool {
+        (slot.readable, slot.writable) = (self.readable, self.count - self.readable);
+        (slot.read_len, slot.write_len) = (self.read_len as u32, (self.total - self.read_len) as u32);
+        self.total <= u64::from(u32::MAX)
+    }
+}
 
 /// Length of a descriptor in bytes, in a table of either layout.
 const DESC_LEN: u32 = size_of::<Desc>() as u32;

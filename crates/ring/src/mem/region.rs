@@ -172,6 +172,18 @@ impl Translation {
         None
     }
 
+    /// As [`at`](Self::at), and `None` too if `len` is 0.
+    #[inline(always)]
+    pub(crate) fn at_some(&self, addr: u64, len: u32) -> Option<NonNull<u8>> {
+        let offset = addr.wrapping_sub(self.start);
+        let last = u64::from(len).wrapping_sub(1);
+        if offset < self.len && last < self.len - offset {
+            // SAFETY: inside the region's mapping.
+            return Some(unsafe { self.host.add(offset as usize) });
+        }
+        None
+    }
+
     /// Looks `addr` up anew and remembers it; how many bytes follow it in its region.
     #[cold]
     pub(crate) fn move_to(&mut self, memory: &Memory, addr: u64) -> Option<u64> {
