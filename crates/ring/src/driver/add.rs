@@ -59,50 +59,55 @@ pub(super) struct Adding<'q, P, T> {
 }
 
 impl<P: Parts, T> Adding<'_, P, T> {
-    /// The common way: straight into the ring, all buffers from the queue's own arena. Everything else, errors
-    /// among it, is found out at the end and left to [`add_otherwise`](Self::add_otherwise).
+    /// Adds what `next` gives; `false` if it gives nothing.
+    ///
+    /// This is the common way: straight into the ring, all buffers from the queue's own arena. Everything else,
+    /// errors among it, is found out on the way and left to [`add_otherwise`](Self::add_otherwise).
     #[inline(always)]
     pub(super) fn add<R: Ring>(
         &mut self,
         ring: &mut R,
-        chain: Chain<P>,
-        token: T,
-    ) -> Result<(), AddError<P, T>> {
-        let count = chain.parts.count();
-        let limit = usize::from(ring.room().min(self.direct_up_to));
-        if count.wrapping_sub(1) >= limit {
-            return self.add_otherwise(ring, chain, token);
+        next: impl FnOnce() -> Option<(Chain<P>, T)>,
+    ) -> Result<bool, AddError<P, T>> {
+        let limit = ring.room().min(self.direct_up_to).min(ring.straight());
+        let Some((chain, token)) = next() else { return Ok(false) };
+        if limit == 0 {
+            return self.add_otherwise(ring, chain, token).map(|()| true);
         }
         let mut cursor = ring.start();
         let slot = usize::from(cursor.slot());
-        let Some(place) = self.payloads.get_mut(slot) else {
-            return Err(AddError { kind: AddErrorKind::Full, chain, token });
-        };
+        debug_assert!(slot < self.payloads.len());
+        // SAFETY: a cursor's slot is one of the queue's, and there is a payload for each.
+        let place = unsafe { self.payloads.get_unchecked_mut(slot) };
         // Into its slot first, in one move, and looked at there: taken apart in registers and put together again
         // it would cost twice as much.
         let payload = core::hint::black_box(place.write(Payload { chain, token }));
+        let count = payload.chain.parts.count();
         let readable = usize::from(payload.chain.readable);
-        let Home { arena, base, .. } = self.home;
-        let mut sums = Sums::default();
-        let mut index = 0;
-        payload.chain.parts.visit(|buffer| {
-            // All ones for a buffer that the device writes.
-            let write = u64::from(index < readable).wrapping_sub(1);
-            let (its_arena, start, len) = buffer.raw();
-            sums.elsewhere |= its_arena ^ arena;
-            sums.add(len, write);
-            let flags = write & R::Cursor::WRITE;
-            cursor.put(base + u64::from(start), len, flags, index == 0, index + 1 < count);
-            index += 1;
-        });
-        if (sums.elsewhere & !DmaBuf::TAG != 0) | (readable > count) | sums.too_long(count) {
+        if count.wrapping_sub(1) < usize::from(limit) && readable <= count {
+            let Home { arena, base, .. } = self.home;
+            let mut sums = Sums::default();
+            let mut index = 0;
+            payload.chain.parts.visit(|buffer| {
+                // All ones for a buffer that the device writes.
+                let write = u64::from(usize::from(index) < readable).wrapping_sub(1);
+                let (its_arena, start, len) = buffer.raw();
+                sums.elsewhere |= its_arena ^ arena;
+                sums.add(len, write);
+                let (addr, flags) = (base + u64::from(start), write & R::Cursor::WRITE);
+                cursor.put_straight(index, addr, len, flags, usize::from(index) + 1 < count);
+                index += 1;
+            });
+            cursor.stay(index);
+            if (sums.elsewhere & !DmaBuf::TAG == 0) & !sums.too_long(count) {
+                self.finish(ring, cursor, sums.writable as u32, count as u16);
+                return Ok(true);
+            }
             ring.abandon(cursor);
-            // SAFETY: written above; the slot is not in flight, so nobody else takes it out.
-            let Payload { chain, token } = unsafe { self.payloads[slot].assume_init_read() };
-            return self.add_otherwise(ring, chain, token);
         }
-        self.finish(ring, cursor, sums.writable as u32, count as u16);
-        Ok(())
+        // SAFETY: written above; the slot is not in flight, so nobody else takes it out.
+        let Payload { chain, token } = unsafe { self.payloads[slot].assume_init_read() };
+        self.add_otherwise(ring, chain, token).map(|()| true)
     }
 
     /// Chains that go through a table, have buffers of other arenas, or cannot be added.
@@ -187,7 +192,9 @@ impl<P: Parts, T> Adding<'_, P, T> {
     fn finish<R: Ring>(&mut self, ring: &mut R, cursor: R::Cursor, writable: u32, descs: u16) {
         let (slot, last) = (usize::from(cursor.slot()), cursor.last());
         ring.finish(cursor, descs);
-        self.metas[slot] = Meta { writable, descs, last };
+        debug_assert!(slot < self.metas.len());
+        // SAFETY: a cursor's slot is one of the queue's, and there is a meta for each.
+        unsafe { *self.metas.get_unchecked_mut(slot) = Meta { writable, descs, last } };
         *self.in_flight += 1;
     }
 }

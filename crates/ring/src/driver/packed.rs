@@ -2,7 +2,7 @@
 
 use super::error::Broken;
 use super::queue::Position;
-use super::ring::{Cursor, Meta, Ring, UsedSlot};
+use super::ring::{Cursor, Found, Meta, Ring, UsedSlot};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::store::Store;
 use crate::words::{Area, fields, word};
@@ -241,12 +241,40 @@ impl Cursor for PackedCursor {
                 self.desc.store64(at + wire::DESC_LEN_OFFSET, second, Relaxed);
             }
         }
-        self.at += 1;
+        self.stay(1);
+    }
+
+    #[inline(always)]
+    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
+        let at = self.at + index;
+        debug_assert!(at < self.size);
+        let next = if more { word(0, 0, wire::DESC_NEXT) } else { 0 };
+        let second = u64::from(len) | flags | next | self.bits;
+        // SAFETY: the chain does not reach beyond the ring.
+        unsafe {
+            self.desc.store64(wire::desc(at), addr, Relaxed);
+            if index == 0 {
+                self.first = second;
+            } else {
+                self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn stay(&mut self, count: u16) {
+        self.at += count;
         if self.at == self.size {
             self.at = 0;
             self.bits ^= word(0, 0, LAP);
         }
     }
+}
+
+/// A length that the device does not vouch for is ignored if it cannot be true, and no error.
+#[inline(always)]
+fn believed(len: u32, vague: bool, meta: Meta) -> u32 {
+    if vague && len > meta.writable { 0 } else { len }
 }
 
 fn table_word(len: u32, write: bool) -> u64 {
@@ -289,6 +317,11 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
+    fn straight(&self) -> u16 {
+        self.shared.size - self.shared.next
+    }
+
+    #[inline(always)]
     fn start(&self) -> PackedCursor {
         self.shared.start(self.free_id)
     }
@@ -299,7 +332,9 @@ impl Ring for AnyOrder {
 
     #[inline(always)]
     fn finish(&mut self, cursor: PackedCursor, descs: u16) {
-        self.free_id = self.links[usize::from(self.free_id)];
+        debug_assert!(usize::from(self.free_id) < self.links.len());
+        // SAFETY: ids, and so the links between them, stay below the size; there are as many links.
+        self.free_id = unsafe { *self.links.get_unchecked(usize::from(self.free_id)) };
         self.shared.finish(&cursor, descs);
     }
 
@@ -314,19 +349,21 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], _: u16) -> Result<Option<UsedSlot>, Broken> {
-        let Some((slot, len, vague)) = self.shared.used_desc() else { return Ok(None) };
+    fn next_used(&mut self, metas: &[Meta], _: u16, used: &mut UsedSlot) -> Found {
+        let Some((slot, len, vague)) = self.shared.used_desc() else { return Found::Nothing };
         let id = u32::from(slot);
-        let Some(meta) = metas.get(usize::from(slot)) else { return Err(Broken::UnknownId { id }) };
+        let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
         if meta.descs == 0 {
-            return Err(Broken::NotInFlight { id });
+            return used.broken(Broken::NotInFlight { id });
         }
-        Ok(Some(UsedSlot { slot, len, vague }))
+        used.found(slot, believed(len, vague, meta), meta)
     }
 
     #[inline(always)]
     fn release(&mut self, slot: u16, meta: Meta) {
-        self.links[usize::from(slot)] = self.free_id;
+        debug_assert!(usize::from(slot) < self.links.len());
+        // SAFETY: the slot is one of this queue's; there are as many links.
+        unsafe { *self.links.get_unchecked_mut(usize::from(slot)) = self.free_id };
         self.free_id = slot;
         self.shared.release(meta.descs);
     }
@@ -381,6 +418,11 @@ impl Ring for InOrder {
     }
 
     #[inline(always)]
+    fn straight(&self) -> u16 {
+        self.shared.size - self.shared.next
+    }
+
+    #[inline(always)]
     fn start(&self) -> PackedCursor {
         self.shared.start(self.shared.next)
     }
@@ -407,33 +449,36 @@ impl Ring for InOrder {
     /// One used descriptor may end a batch: the chains before the one it names count as used to the full.
     /// It stands where the first chain of the batch was (2.8.8).
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
         let (id, len, vague) = match self.batch {
             Some(batch) => batch,
             None => match self.shared.used_desc() {
                 Some(used) => used,
-                None => return Ok(None),
+                None => return Found::Nothing,
             },
         };
         let slot = self.shared.taken;
         if in_flight == 0 {
-            return Err(Broken::NotInFlight { id: id.into() });
+            return used.broken(Broken::NotInFlight { id: id.into() });
         }
+        let Some(&meta) = metas.get(usize::from(slot)) else {
+            return used.broken(Broken::UnknownId { id: id.into() });
+        };
         if id == slot {
             self.batch = None;
-            return Ok(Some(UsedSlot { slot, len, vague }));
+            return used.found(slot, believed(len, vague, meta), meta);
         }
         if self.batch.is_none() {
             // Once per batch: the chain that ends it must be in flight, or the walk would take all of them.
             let Some(last) = metas.get(usize::from(id)) else {
-                return Err(Broken::UnknownId { id: id.into() });
+                return used.broken(Broken::UnknownId { id: id.into() });
             };
             if last.descs == 0 {
-                return Err(Broken::NotInFlight { id: id.into() });
+                return used.broken(Broken::NotInFlight { id: id.into() });
             }
             self.batch = Some((id, len, vague));
         }
-        Ok(Some(UsedSlot { slot, len: metas[usize::from(slot)].writable, vague: false }))
+        used.found(slot, meta.writable, meta)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use super::add::{Adding, Home, Tables};
 use super::error::{AddError, AddErrorKind, Broken, NewError};
 use super::memory::{RingAddrs, RingMemory};
-use super::ring::{Meta, Ring};
+use super::ring::{Found, Meta, Ring, UsedSlot};
 use super::shutdown::{Quiesced, Shutdown};
 use super::storage::{Payload, Storage};
 use super::take::Taking;
@@ -169,7 +169,7 @@ impl<P: Parts, T> Queue<P, T> {
         if self.state != State::Running {
             return Err(AddError { kind: self.not_running(), chain, token });
         }
-        with_ring!(&mut self.ring, r => ring.add(r, chain, token))
+        with_ring!(&mut self.ring, r => ring.add(r, || Some((chain, token)))).map(|_| ())
     }
 
     /// Adds chains until `next` gives no more; how many. The layout is matched once for all of them.
@@ -197,8 +197,7 @@ impl<P: Parts, T> Queue<P, T> {
             };
         }
         with_ring!(&mut self.ring, r => {
-            while let Some((chain, token)) = next() {
-                ring.add(r, chain, token).map_err(|e| (added, e))?;
+            while ring.add(r, &mut next).map_err(|e| (added, e))? {
                 added += 1;
             }
         });
@@ -221,15 +220,18 @@ impl<P: Parts, T> Queue<P, T> {
     pub fn get_buf(&mut self) -> Result<Option<Used<P, T>>, Broken> {
         let mut taking =
             Taking { metas: &mut self.metas, payloads: &mut self.payloads, in_flight: &mut self.in_flight };
-        let taken = match self.state {
-            State::Running => with_ring!(&mut self.ring, r => taking.take(r)),
+        match self.state {
+            State::Running => {}
             State::Broken(broken) => return Err(broken),
             State::Stopped => return Ok(None),
-        };
-        if let Err(broken) = taken {
-            self.state = State::Broken(broken);
         }
-        taken
+        let mut used = UsedSlot::default();
+        match with_ring!(&mut self.ring, r => taking.find(r, &mut used)) {
+            Found::Nothing => Ok(None),
+            // SAFETY: just found.
+            Found::One => Ok(Some(unsafe { taking.used(&used) })),
+            Found::Broken => Err(self.latch(used)),
+        }
     }
 
     /// Hands up to `max` used chains to `each`; how many there were. The layout is matched once for all.
@@ -243,19 +245,30 @@ impl<P: Parts, T> Queue<P, T> {
             State::Stopped => return Ok(0),
         }
         let mut got = 0;
-        let broken = with_ring!(&mut self.ring, r => loop {
+        let mut used = UsedSlot::default();
+        let found = with_ring!(&mut self.ring, r => loop {
             if got == max {
                 return Ok(got);
             }
-            match taking.take(r) {
-                Ok(Some(used)) => each(used),
-                Ok(None) => return Ok(got),
-                Err(broken) => break broken,
+            let found = taking.find(r, &mut used);
+            if found != Found::One {
+                break found;
             }
+            // SAFETY: just found.
+            each(unsafe { taking.used(&used) });
             got += 1;
         });
+        if found == Found::Broken {
+            return Err(self.latch(used));
+        }
+        Ok(got)
+    }
+
+    #[cold]
+    fn latch(&mut self, used: UsedSlot) -> Broken {
+        let broken = used.broken.unwrap_or(Broken::NotInFlight { id: used.slot.into() });
         self.state = State::Broken(broken);
-        Err(broken)
+        broken
     }
 
     /// Whether a used chain waits, or the queue's state does.

@@ -16,11 +16,38 @@ pub(super) struct Meta {
 }
 
 /// A chain that the device used: its slot, which is in flight, and the length reported.
+///
+/// Filled in by [`Ring::next_used`] and not returned: the compiler would pack and unpack it on the way.
+#[derive(Default)]
 pub(super) struct UsedSlot {
     pub(super) slot: u16,
     pub(super) len: u32,
-    /// The device does not vouch for the length: one that cannot be is to be ignored, and not an error.
-    pub(super) vague: bool,
+    pub(super) meta: Meta,
+    pub(super) broken: Option<Broken>,
+}
+
+impl UsedSlot {
+    /// Something that the ring vouches for.
+    #[inline(always)]
+    pub(super) fn found(&mut self, slot: u16, len: u32, meta: Meta) -> Found {
+        (self.slot, self.len, self.meta) = (slot, len, meta);
+        Found::One
+    }
+
+    /// Something that is against the rules.
+    #[cold]
+    pub(super) fn broken(&mut self, broken: Broken) -> Found {
+        self.broken = Some(broken);
+        Found::Broken
+    }
+}
+
+/// What [`Ring::next_used`] filled in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    One,
+    Broken,
 }
 
 /// A position in the ring while a chain is written, with its own copy of what it takes to go on: stores to the
@@ -37,6 +64,17 @@ pub(super) trait Cursor {
     /// Writes the next descriptor. `flags` are of the constants above; `first` and `more` say whether it is the
     /// chain's first and whether another follows.
     fn put(&mut self, addr: u64, len: u32, flags: u64, first: bool, more: bool);
+    /// The same for descriptor `index` of a chain that does not go round the end of the ring: some rings have less
+    /// to do then. [`stay`](Self::stay) follows the last.
+    #[inline(always)]
+    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
+        self.put(addr, len, flags, index == 0, more);
+    }
+    /// `count` descriptors were put straight.
+    #[inline(always)]
+    fn stay(&mut self, count: u16) {
+        let _ = count;
+    }
 }
 
 /// The layout of a ring and the order in which its slots are used. All state is private to the driver.
@@ -48,6 +86,11 @@ pub(super) trait Ring {
     type Cursor: Cursor;
     /// Free descriptors.
     fn room(&self) -> u16;
+    /// How many descriptors there are before the ring goes round, if that makes a difference.
+    #[inline(always)]
+    fn straight(&self) -> u16 {
+        u16::MAX
+    }
     /// Begins a chain; there must be room for all of it.
     fn start(&self) -> Self::Cursor;
     /// Undoes what was written.
@@ -60,7 +103,7 @@ pub(super) trait Ring {
     fn publish(&mut self) -> bool;
 
     /// The next used chain, in flight by the evidence of `metas`.
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken>;
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found;
     /// Frees the descriptors of a chain that was used.
     fn release(&mut self, slot: u16, meta: Meta);
     /// Whether a used chain waits.

@@ -2,7 +2,7 @@
 
 use super::error::Broken;
 use super::queue::Position;
-use super::ring::{Cursor, Meta, Ring, UsedSlot};
+use super::ring::{Cursor, Found, Meta, Ring, UsedSlot};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::store::Store;
 use crate::words::{Area, word};
@@ -76,21 +76,21 @@ impl Shared {
 
     /// How many entries of the used ring wait, looking at the device's index only when none is known.
     #[inline(always)]
-    fn waiting(&mut self, in_flight: u16) -> Result<bool, Broken> {
+    fn waiting(&mut self, in_flight: u16, used: &mut UsedSlot) -> Found {
         if self.taken == self.seen {
             // SAFETY: a header word.
             let index = unsafe { self.used.load16(wire::USED_IDX, Acquire) };
             if index == self.seen {
-                return Ok(false);
+                return Found::Nothing;
             }
             let by = index.wrapping_sub(self.taken);
             if by > in_flight {
-                return Err(Broken::IndexJump { by, in_flight });
+                return used.broken(Broken::IndexJump { by, in_flight });
             }
             self.barriers.after_observe();
             self.seen = index;
         }
-        Ok(true)
+        Found::One
     }
 
     /// The entry of the used ring at `taken`: id and length.
@@ -234,6 +234,19 @@ impl Cursor for InOrderCursor {
         unsafe { store_desc(self.desc, self.at, addr, second(len, flags, next, more)) };
         self.at = next;
     }
+
+    #[inline(always)]
+    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
+        let at = self.at + index;
+        debug_assert!(at <= self.mask);
+        // SAFETY: the chain does not reach beyond the table.
+        unsafe { store_desc(self.desc, at, addr, second(len, flags, at + 1, more)) };
+    }
+
+    #[inline(always)]
+    fn stay(&mut self, count: u16) {
+        self.at = (self.at + count) & self.mask;
+    }
 }
 
 /// A split ring whose chains come back in any order: free descriptors are a private list.
@@ -298,22 +311,26 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
-        if !self.shared.waiting(in_flight)? {
-            return Ok(None);
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
+        let waiting = self.shared.waiting(in_flight, used);
+        if waiting != Found::One {
+            return waiting;
         }
         let (id, len) = self.shared.used_entry();
-        let Some(meta) = metas.get(id as usize) else { return Err(Broken::UnknownId { id }) };
+        let Some(&meta) = metas.get(id as usize) else { return used.broken(Broken::UnknownId { id }) };
         if meta.descs == 0 {
-            return Err(Broken::NotInFlight { id });
+            return used.broken(Broken::NotInFlight { id });
         }
         self.shared.taken = self.shared.taken.wrapping_add(1);
-        Ok(Some(UsedSlot { slot: id as u16, len, vague: false }))
+        used.found(id as u16, len, meta)
     }
 
     #[inline(always)]
     fn release(&mut self, slot: u16, meta: Meta) {
-        self.links[usize::from(meta.last & self.shared.mask)] = self.free_head;
+        let last = usize::from(meta.last);
+        debug_assert!(last < self.links.len());
+        // SAFETY: `last` comes from a cursor, which stays inside the ring; there are as many links.
+        unsafe { *self.links.get_unchecked_mut(last) = self.free_head };
         self.free_head = slot;
         self.free += meta.descs;
     }
@@ -374,6 +391,11 @@ impl Ring for InOrder {
     }
 
     #[inline(always)]
+    fn straight(&self) -> u16 {
+        self.shared.mask + 1 - self.head
+    }
+
+    #[inline(always)]
     fn start(&self) -> InOrderCursor {
         InOrderCursor { desc: self.shared.desc, mask: self.shared.mask, slot: self.head, at: self.head }
     }
@@ -400,27 +422,31 @@ impl Ring for InOrder {
     /// One entry of the used ring may end a batch: the chains before the one it names count as used to the
     /// full. It stands where the first of the batch would (2.7.9), and `seen` has moved past all of them.
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16) -> Result<Option<UsedSlot>, Broken> {
-        if !self.shared.waiting(in_flight)? {
-            return Ok(None);
+    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
+        let waiting = self.shared.waiting(in_flight, used);
+        if waiting != Found::One {
+            return waiting;
         }
-        let (id, len) = self.batch.unwrap_or_else(|| self.shared.used_entry());
+        let (id, len) = match self.batch {
+            Some(batch) => batch,
+            None => self.shared.used_entry(),
+        };
         let slot = self.tail;
-        let meta = metas[usize::from(slot & self.shared.mask)];
+        let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
         self.shared.taken = self.shared.taken.wrapping_add(1);
         if id == u32::from(slot) {
             self.batch = None;
-            return Ok(Some(UsedSlot { slot, len, vague: false }));
+            return used.found(slot, len, meta);
         }
         if id > u32::from(self.shared.mask) {
-            return Err(Broken::UnknownId { id });
+            return used.broken(Broken::UnknownId { id });
         }
         if self.shared.taken == self.shared.seen {
             // The batch is over, and the chain that should end it was not in it.
-            return Err(Broken::NotInFlight { id });
+            return used.broken(Broken::NotInFlight { id });
         }
         self.batch = Some((id, len));
-        Ok(Some(UsedSlot { slot, len: meta.writable, vague: false }))
+        used.found(slot, meta.writable, meta)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::error::Broken;
 use super::queue::Used;
-use super::ring::{Meta, Ring};
+use super::ring::{Found, Meta, Ring, UsedSlot};
 use super::storage::Payload;
 use crate::store::Store;
 use core::mem::MaybeUninit;
@@ -15,23 +15,37 @@ pub(super) struct Taking<'q, P, T> {
 }
 
 impl<P, T> Taking<'_, P, T> {
+    /// Finds the next used chain and frees its slot. If it finds one, its payload must be taken out at once.
     #[inline(always)]
-    pub(super) fn take<R: Ring>(&mut self, ring: &mut R) -> Result<Option<Used<P, T>>, Broken> {
-        let Some(mut used) = ring.next_used(self.metas, *self.in_flight)? else { return Ok(None) };
-        let slot = usize::from(used.slot);
-        let meta = self.metas[slot];
-        if used.len > meta.writable {
-            if !used.vague {
-                return Err(Broken::LengthTooLarge { reported: used.len, writable: meta.writable });
-            }
-            used.len = 0;
+    pub(super) fn find<R: Ring>(&mut self, ring: &mut R, used: &mut UsedSlot) -> Found {
+        let found = ring.next_used(self.metas, *self.in_flight, used);
+        if found != Found::One {
+            return found;
         }
-        self.metas[slot].descs = 0;
+        let (slot, meta) = (usize::from(used.slot), used.meta);
+        if used.len > meta.writable {
+            return used.broken(Broken::LengthTooLarge { reported: used.len, writable: meta.writable });
+        }
+        debug_assert!(slot < self.metas.len());
+        // SAFETY: the ring found the slot among `metas`.
+        unsafe { self.metas.get_unchecked_mut(slot) }.descs = 0;
         ring.release(used.slot, meta);
         *self.in_flight -= 1;
-        // SAFETY: the ring vouches that `descs` was not 0, so the payload is initialised; now it is 0, so
-        // this is the only time that it is read.
-        let Payload { chain, token } = unsafe { self.payloads[slot].assume_init_read() };
-        Ok(Some(Used { chain, token, written: used.len }))
+        Found::One
+    }
+
+    /// The chain that was found, with its token.
+    ///
+    /// # Safety
+    ///
+    /// `find` must have found this slot last, and its payload must not have been taken out since.
+    #[inline(always)]
+    pub(super) unsafe fn used(&mut self, used: &UsedSlot) -> Used<P, T> {
+        let slot = usize::from(used.slot);
+        debug_assert!(slot < self.payloads.len());
+        // SAFETY: `find` vouches that the slot exists, which has a payload for each meta, and that it was in
+        // flight, so the payload is initialised; by the caller's promise this is the only time it is read.
+        let Payload { chain, token } = unsafe { self.payloads.get_unchecked(slot).assume_init_read() };
+        Used { chain, token, written: used.len }
     }
 }
