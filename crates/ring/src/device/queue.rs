@@ -110,6 +110,8 @@ pub struct Queue {
     /// Any order: indices of free slots. In order: whether a slot is complete and waits for those before it.
     marks: Store<u16>,
     limit: u16,
+    /// Most direct descriptors of a chain: no more than that, or than the ring has.
+    direct_limit: u16,
     epoch: u8,
     /// Chains of the memory before this one that are still in flight.
     pinned: u16,
@@ -206,6 +208,7 @@ impl Queue {
             slots: ManuallyDrop::new(slots),
             marks,
             limit,
+            direct_limit: limit.min(size),
             epoch: 0,
             pinned: 0,
             memory: ManuallyDrop::new(memory),
@@ -222,11 +225,12 @@ impl Queue {
         if self.state == State::Running
             && let Some(index) = self.free_slot()
         {
+            let cell = self.cell(index);
             // SAFETY: a free slot, so no chain points to it.
-            let slot = unsafe { &mut *self.slots[usize::from(index)].0.get() };
-            let pass = Pass::new(self.recent, slot, self.limit.min(self.config.size));
+            let slot = unsafe { &mut *cell.as_ptr() };
+            let pass = Pass::new(self.recent, slot, self.direct_limit);
             match with_ring!(&mut self.ring, r => r.take_quickly(pass, slot)) {
-                Quick::Taken(taken) => return Ok(Some(self.begin(index, &taken))),
+                Quick::Taken(taken) => return Ok(Some(self.begin(cell, &taken))),
                 Quick::Nothing => return Ok(None),
                 Quick::Rare => {}
             }
@@ -234,12 +238,25 @@ impl Queue {
         self.take_otherwise()
     }
 
+    /// The slot of a number that `free_slot` gave.
+    #[inline(always)]
+    fn cell(&self, index: u16) -> NonNull<Slot> {
+        debug_assert!(usize::from(index) < self.slots.len());
+        // SAFETY: numbers of slots are below the queue's size, and there are as many slots; a cell's content is
+        // not null.
+        unsafe { NonNull::new_unchecked(self.slots.get_unchecked(usize::from(index)).0.get()) }
+    }
+
     /// The slot that the next chain goes into.
     #[inline(always)]
     fn free_slot(&self) -> Option<u16> {
         match &self.order {
             Order::Any(0) => None,
-            Order::Any(free) => Some(self.marks[usize::from(*free - 1)]),
+            Order::Any(free) => {
+                debug_assert!(usize::from(*free) <= self.marks.len());
+                // SAFETY: at most as many are free as the queue has slots, and there is a mark for each.
+                Some(unsafe { *self.marks.get_unchecked(usize::from(*free - 1)) })
+            }
             Order::Ring { occupied, .. } if *occupied == self.config.size => None,
             Order::Ring { next, .. } => Some(*next),
         }
@@ -254,8 +271,9 @@ impl Queue {
             State::Stopped => return Ok(None),
         }
         let Some(index) = self.free_slot() else { return self.none_free() };
+        let cell = self.cell(index);
         // SAFETY: a free slot, so no chain points to it.
-        let slot = unsafe { &mut *self.slots[usize::from(index)].0.get() };
+        let slot = unsafe { &mut *cell.as_ptr() };
         let mut walk = Walk::new(
             &self.memory,
             &mut self.recent,
@@ -267,7 +285,7 @@ impl Queue {
         let broken = match with_ring!(&mut self.ring, r => r.take(&mut walk)) {
             Ok(None) => return Ok(None),
             Ok(Some(taken)) => match walk.finish() {
-                Ok(()) => return Ok(Some(self.begin(index, &taken))),
+                Ok(()) => return Ok(Some(self.begin(cell, &taken))),
                 Err(broken) => broken,
             },
             Err(broken) => broken,
@@ -278,10 +296,9 @@ impl Queue {
 
     /// Hands out a slot that the chain's segments are in.
     #[inline(always)]
-    fn begin(&mut self, index: u16, taken: &Taken) -> Chain {
-        let cell = &self.slots[usize::from(index)].0;
+    fn begin(&mut self, cell: NonNull<Slot>, taken: &Taken) -> Chain {
         // SAFETY: a free slot, so no chain points to it.
-        unsafe { &mut *cell.get() }.begin(taken.id, taken.descs, self.epoch);
+        unsafe { &mut *cell.as_ptr() }.begin(taken.id, taken.descs, self.epoch);
         match &mut self.order {
             Order::Any(free) => *free -= 1,
             Order::Ring { next, occupied, .. } => {
@@ -290,8 +307,8 @@ impl Queue {
             }
         }
         self.in_flight += 1;
-        // SAFETY: not null; the slot is from now on the chain's alone.
-        Chain(unsafe { NonNull::new_unchecked(cell.get()) })
+        // The slot is from now on the chain's alone.
+        Chain(cell)
     }
 
     /// Every slot is in flight, as many as the ring has descriptors, so nothing more can be available. If it is,
@@ -311,7 +328,7 @@ impl Queue {
     /// [`stop`](Self::stop) it only frees the slot: the driver is not told.
     ///
     /// A chain of another queue comes back.
-    #[inline]
+    #[inline(always)]
     pub fn complete(&mut self, chain: Chain) -> Result<(), Chain> {
         let first = self.slots.as_ptr() as usize;
         let offset = (chain.0.as_ptr() as usize).wrapping_sub(first);

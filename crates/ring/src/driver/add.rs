@@ -69,11 +69,12 @@ impl<P: Parts, T> Adding<'_, P, T> {
         ring: &mut R,
         next: impl FnOnce() -> Option<(Chain<P>, T)>,
     ) -> Result<bool, AddError<P, T>> {
-        let limit = ring.room().min(self.direct_up_to).min(ring.straight());
-        let Some((chain, token)) = next() else { return Ok(false) };
-        if limit == 0 {
+        let (room, straight) = (usize::from(ring.room()), usize::from(ring.straight()));
+        if room == 0 {
+            let Some((chain, token)) = next() else { return Ok(false) };
             return self.add_otherwise(ring, chain, token).map(|()| true);
         }
+        let Some((chain, token)) = next() else { return Ok(false) };
         let mut cursor = ring.start();
         let slot = usize::from(cursor.slot());
         debug_assert!(slot < self.payloads.len());
@@ -84,7 +85,8 @@ impl<P: Parts, T> Adding<'_, P, T> {
         let payload = core::hint::black_box(place.write(Payload { chain, token }));
         let count = payload.chain.parts.count();
         let readable = usize::from(payload.chain.readable);
-        if count.wrapping_sub(1) < usize::from(limit) && readable <= count {
+        let direct = usize::from(self.direct_up_to);
+        if count != 0 && count <= room && count <= straight && count <= direct && readable <= count {
             let Home { arena, base, .. } = self.home;
             let mut sums = Sums::default();
             let mut index = 0;

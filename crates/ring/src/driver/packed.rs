@@ -74,10 +74,9 @@ impl Shared {
 
     /// The position `by` descriptors after `at`, and the lap bits there.
     #[inline(always)]
-    fn after(&self, at: u16, by: u16, lap: u16, flip: u16) -> (u16, u16) {
-        // At most twice the largest size: 65536 overflows only when both are 32768, hence the subtraction.
-        let left = self.size - at;
-        if by >= left { (by - left, lap ^ flip) } else { (at + by, lap) }
+    fn after(&self, at: u16, by: u16, lap: u16) -> (u16, u16) {
+        let (sum, size) = (u32::from(at) + u32::from(by), u32::from(self.size));
+        if sum >= size { ((sum - size) as u16, lap ^ LAP) } else { (sum as u16, lap) }
     }
 
     /// Makes what `put` wrote unavailable again, so that a shorter chain in its place does not expose it.
@@ -86,7 +85,7 @@ impl Shared {
         // The lap tells a chain that filled the whole ring from none.
         while (at, lap) != (cursor.at, cursor.lap()) {
             self.store_second(at, word(0, 0, lap ^ LAP));
-            (at, lap) = self.after(at, 1, lap, LAP);
+            (at, lap) = self.after(at, 1, lap);
         }
     }
 
@@ -140,26 +139,22 @@ impl Shared {
         need_event(event, self.next, self.next.wrapping_sub(pending))
     }
 
-    /// The used descriptor at `taken`, if it is one: id, length, and whether the length is vague.
-    ///
-    /// Without WRITE the length is to be ignored (2.8.4). But QEMU never sets WRITE there and gives the length
-    /// all the same, and every other driver takes it: so it is taken if it can be true.
+    /// The second word of the descriptor at `taken`, if that is a used one.
     #[inline(always)]
-    fn used_desc(&self) -> Option<(u16, u32, bool)> {
+    fn used_word(&self) -> Option<u64> {
         // SAFETY: inside the ring.
         let second = unsafe { self.desc.load64(wire::desc(self.taken) + wire::DESC_LEN_OFFSET, Acquire) };
-        let (len, id, flags) = fields(second);
-        if flags & LAP != self.used_lap {
+        if (fields(second).2 ^ self.used_lap) & LAP != 0 {
             return None;
         }
         self.barriers.after_observe();
-        Some((id, len, flags & wire::DESC_WRITE == 0))
+        Some(second)
     }
 
     #[inline(always)]
     fn release(&mut self, descs: u16) {
         self.free += descs;
-        (self.taken, self.used_lap) = self.after(self.taken, descs, self.used_lap, LAP);
+        (self.taken, self.used_lap) = self.after(self.taken, descs, self.used_lap);
     }
 
     fn disable_callbacks(&self) {
@@ -271,10 +266,14 @@ impl Cursor for PackedCursor {
     }
 }
 
-/// A length that the device does not vouch for is ignored if it cannot be true, and no error.
+/// The length in a used descriptor's second word.
+///
+/// Without WRITE it is to be ignored (2.8.4). But QEMU never sets WRITE there and gives the length all the same,
+/// and every other driver takes it: so it is taken if it can be true, and ignored, not an error, if it cannot.
 #[inline(always)]
-fn believed(len: u32, vague: bool, meta: Meta) -> u32 {
-    if vague && len > meta.writable { 0 } else { len }
+fn used_len(second: u64, meta: Meta) -> u32 {
+    let (len, _, flags) = fields(second);
+    if flags & wire::DESC_WRITE == 0 && len > meta.writable { 0 } else { len }
 }
 
 fn table_word(len: u32, write: bool) -> u64 {
@@ -350,13 +349,14 @@ impl Ring for AnyOrder {
 
     #[inline(always)]
     fn next_used(&mut self, metas: &[Meta], _: u16, used: &mut UsedSlot) -> Found {
-        let Some((slot, len, vague)) = self.shared.used_desc() else { return Found::Nothing };
+        let Some(second) = self.shared.used_word() else { return Found::Nothing };
+        let slot = fields(second).1;
         let id = u32::from(slot);
         let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
         if meta.descs == 0 {
             return used.broken(Broken::NotInFlight { id });
         }
-        used.found(slot, believed(len, vague, meta), meta)
+        used.found(slot, used_len(second, meta), meta)
     }
 
     #[inline(always)]
@@ -369,7 +369,7 @@ impl Ring for AnyOrder {
     }
 
     fn has_used(&self) -> bool {
-        self.shared.used_desc().is_some()
+        self.shared.used_word().is_some()
     }
 
     fn disable_callbacks(&mut self) {
@@ -377,7 +377,7 @@ impl Ring for AnyOrder {
     }
 
     fn enable_callbacks(&mut self) -> bool {
-        self.shared.enable_callbacks(|| self.shared.used_desc().is_some())
+        self.shared.enable_callbacks(|| self.shared.used_word().is_some())
     }
 
     fn position(&self) -> Position {
@@ -395,8 +395,8 @@ impl Ring for AnyOrder {
 /// A packed ring used in order (2.8.8): a chain's id is the position of its first descriptor.
 pub(super) struct InOrder {
     shared: Shared,
-    /// The used descriptor that is being handed out, which may stand for several chains.
-    batch: Option<(u16, u32, bool)>,
+    /// Second word of the used descriptor that is being handed out, which may stand for several chains.
+    batch: Option<u64>,
 }
 
 impl InOrder {
@@ -450,13 +450,14 @@ impl Ring for InOrder {
     /// It stands where the first chain of the batch was (2.8.8).
     #[inline(always)]
     fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
-        let (id, len, vague) = match self.batch {
+        let second = match self.batch {
             Some(batch) => batch,
-            None => match self.shared.used_desc() {
-                Some(used) => used,
+            None => match self.shared.used_word() {
+                Some(second) => second,
                 None => return Found::Nothing,
             },
         };
+        let id = fields(second).1;
         let slot = self.shared.taken;
         if in_flight == 0 {
             return used.broken(Broken::NotInFlight { id: id.into() });
@@ -466,7 +467,7 @@ impl Ring for InOrder {
         };
         if id == slot {
             self.batch = None;
-            return used.found(slot, believed(len, vague, meta), meta);
+            return used.found(slot, used_len(second, meta), meta);
         }
         if self.batch.is_none() {
             // Once per batch: the chain that ends it must be in flight, or the walk would take all of them.
@@ -476,7 +477,7 @@ impl Ring for InOrder {
             if last.descs == 0 {
                 return used.broken(Broken::NotInFlight { id: id.into() });
             }
-            self.batch = Some((id, len, vague));
+            self.batch = Some(second);
         }
         used.found(slot, meta.writable, meta)
     }
@@ -487,7 +488,7 @@ impl Ring for InOrder {
     }
 
     fn has_used(&self) -> bool {
-        self.batch.is_some() || self.shared.used_desc().is_some()
+        self.batch.is_some() || self.shared.used_word().is_some()
     }
 
     fn disable_callbacks(&mut self) {
