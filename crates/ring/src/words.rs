@@ -138,3 +138,9 @@ pub(crate) fn word(len: u32, low: u16, high: u16) -> u64 {
 pub(crate) fn fields(word: u64) -> (u32, u16, u16) {
     (word as u32, (word >> 32) as u16, (word >> 48) as u16)
 }
+
+/// Marks the branch that calls it as rare: going round the end of a ring, which the compiler would otherwise
+/// turn into several conditional moves for each descriptor.
+#[cold]
+#[inline(never)]
+pub(crate) fn rare() {}

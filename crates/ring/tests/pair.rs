@@ -77,3 +77,33 @@ fn chains_make_the_round_trip_in_every_layout_past_the_wrap_of_every_index() {
         }
     }
 }
+
+#[test]
+fn a_pair_runs_on_donated_storage_without_a_heap_of_its_own() {
+    use std::sync::Mutex;
+    use virtio_kit_ring::device::StaticStorage as DeviceStorage;
+    use virtio_kit_ring::driver::StaticStorage as DriverStorage;
+    static DRIVER: Mutex<Option<&'static mut DriverStorage<DmaBuf, u64, 8>>> = Mutex::new(None);
+    // A kernel has these in statics; what matters is that they are donated, and never grow.
+    *DRIVER.lock().unwrap() = Some(Box::leak(Box::new(DriverStorage::new())));
+    let donated = DRIVER.lock().unwrap().take().unwrap().donate();
+    let device_storage: &'static mut DeviceStorage<8, 2> = Box::leak(Box::new(DeviceStorage::new()));
+    let arena = Arena::new(HeapMemory::new(1 << 16).unwrap()).unwrap();
+    let memory = RingMemory::alloc(&arena, false, 8).unwrap();
+    let a = memory.addrs();
+    let addrs = device::RingAddrs { desc: a.desc.get(), driver: a.driver.get(), device: a.device.get() };
+    let mut driver: Queue<DmaBuf, u64> = Queue::new(memory, donated, Options::default(), &arena).unwrap();
+    let regions = Memory::new([Region::of_arena(&arena)]).unwrap();
+    let config = Config::fresh(false, 8);
+    let mut dev = device::Queue::new(config, addrs, regions, None, device_storage.donate()).unwrap();
+    for token in 0..100 {
+        driver.add_buf(Chain::writable(arena.alloc(8).unwrap()), token).unwrap();
+        driver.publish();
+        let mut chain = dev.take().unwrap().unwrap();
+        chain.write(&token.to_le_bytes()).unwrap();
+        dev.complete(chain).unwrap();
+        dev.publish();
+        let used = driver.get_buf().unwrap().unwrap();
+        assert_eq!((used.token, used.written, used.chain.read_value(0)), (token, 8, Ok(token)));
+    }
+}

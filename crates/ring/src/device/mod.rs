@@ -11,8 +11,10 @@ mod packed;
 mod queue;
 mod ring;
 mod split;
+mod storage;
 mod walk;
 
 pub use chain::{Chain, Segment, Segments};
 pub use error::{BadChain, NewError};
-pub use queue::{Config, Position, Queue, RingAddrs, Storage};
+pub use queue::{Config, Position, Queue, RingAddrs};
+pub use storage::{StaticStorage, Storage};

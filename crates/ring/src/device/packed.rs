@@ -6,7 +6,7 @@ use super::queue::Position;
 use super::ring::{Quick, Ring, Taken, UsedEntry};
 use super::walk::{Pass, Walk};
 use crate::notify::{Barriers, need_event, publish_then_look};
-use crate::words::{Area, fields, word};
+use crate::words::{Area, fields, rare, word};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::packed as wire;
 
@@ -86,8 +86,12 @@ impl Packed {
     /// The position `by` after `at`, and the lap bits there.
     #[inline(always)]
     fn after(&self, at: u16, by: u16, lap: u16) -> (u16, u16) {
-        let left = self.size - at;
-        if by >= left { (by - left, lap ^ LAP) } else { (at + by, lap) }
+        let (sum, size) = (u32::from(at) + u32::from(by), u32::from(self.size));
+        if sum >= size {
+            rare();
+            return ((sum - size) as u16, lap ^ LAP);
+        }
+        (sum as u16, lap)
     }
 }
 
@@ -105,6 +109,7 @@ impl Ring for Packed {
             let addr = self.addr(at);
             at += 1;
             if at == size {
+                rare();
                 (at, lap) = (0, lap ^ LAP);
             }
             if !pass.buffer(addr, len, flags) {

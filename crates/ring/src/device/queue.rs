@@ -5,11 +5,12 @@ use super::error::{BadChain, NewError};
 use super::packed::Packed;
 use super::ring::{Quick, Ring, Taken, UsedEntry};
 use super::split::Split;
+use super::storage::Storage;
 use super::walk::{Pass, Walk};
 use crate::mem::{Memory, Translation};
 use crate::notify::Barriers;
 use crate::store::Store;
-use crate::words::Area;
+use crate::words::{Area, rare};
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
@@ -59,35 +60,6 @@ pub struct RingAddrs {
     pub driver: u64,
     /// Device area: used ring, or device event suppression.
     pub device: u64,
-}
-
-/// Private storage of a device queue.
-pub struct Storage {
-    slots: Store<SlotCell>,
-    order: Store<u16>,
-    segments: Store<MaybeUninit<Segment>>,
-    limit: u16,
-}
-
-impl Storage {
-    /// Storage on the heap for a queue of `size` descriptors whose chains have at most `segments` segments.
-    #[cfg(feature = "alloc")]
-    pub fn boxed(size: u16, segments: u16) -> Self {
-        let all = Store::boxed(usize::from(size) * usize::from(segments), |_| MaybeUninit::uninit());
-        Self::over(all, segments, |make| Store::boxed(size.into(), make), Store::boxed(size.into(), |_| 0))
-    }
-
-    fn over(
-        mut all: Store<MaybeUninit<Segment>>,
-        limit: u16,
-        slots: impl FnOnce(&mut dyn FnMut(usize) -> SlotCell) -> Store<SlotCell>,
-        order: Store<u16>,
-    ) -> Self {
-        let first = NonNull::from(&mut *all).cast::<MaybeUninit<Segment>>();
-        // SAFETY: slot `i` has its own `limit` elements of the store, which is as long as all slots need.
-        let slots = slots(&mut |i| SlotCell::new(unsafe { first.add(i * usize::from(limit)) }));
-        Self { slots, order, segments: all, limit }
-    }
 }
 
 /// A virtqueue, device's side.
@@ -353,18 +325,23 @@ impl Queue {
                 }
             }
             Order::Ring { oldest, occupied, batch, .. } => {
-                self.marks[index] = 1;
-                if self.state == State::Stopped {
+                if self.state == State::Stopped || index != usize::from(*oldest) {
+                    // Not its turn: it waits.
+                    self.marks[index] = 1;
                     return Ok(());
                 }
-                // Everything from the oldest on that is complete goes out, one entry for as many as can be.
+                // It goes out, and with it everything after it that is complete, one entry for as many as can be.
                 with_ring!(&mut self.ring, r => {
-                    while core::mem::take(&mut self.marks[usize::from(*oldest)]) != 0 {
-                        // SAFETY: complete, so its chain is gone.
-                        let slot = unsafe { &*self.slots[usize::from(*oldest)].0.get() };
+                    let mut slot = &*slot;
+                    loop {
                         batch.add(slot.entry(), slot.descs, slot.written == slot.write_len, r);
                         *oldest = after(*oldest, self.config.size);
                         *occupied -= 1;
+                        if core::mem::take(&mut self.marks[usize::from(*oldest)]) == 0 {
+                            break;
+                        }
+                        // SAFETY: complete, so its chain is gone.
+                        slot = unsafe { &*self.slots[usize::from(*oldest)].0.get() };
                     }
                 });
             }
@@ -574,7 +551,11 @@ impl Position {
 
 #[inline(always)]
 fn after(index: u16, size: u16) -> u16 {
-    if index + 1 == size { 0 } else { index + 1 }
+    if index + 1 == size {
+        rare();
+        return 0;
+    }
+    index + 1
 }
 
 /// The three areas of a ring, each in one region and aligned (2.7, 2.8.10.1).

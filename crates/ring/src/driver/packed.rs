@@ -5,7 +5,7 @@ use super::queue::Position;
 use super::ring::{Cursor, Found, Meta, Ring, UsedSlot};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::store::Store;
-use crate::words::{Area, fields, word};
+use crate::words::{Area, fields, rare, word};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::packed as wire;
 
@@ -76,7 +76,11 @@ impl Shared {
     #[inline(always)]
     fn after(&self, at: u16, by: u16, lap: u16) -> (u16, u16) {
         let (sum, size) = (u32::from(at) + u32::from(by), u32::from(self.size));
-        if sum >= size { ((sum - size) as u16, lap ^ LAP) } else { (sum as u16, lap) }
+        if sum >= size {
+            rare();
+            return ((sum - size) as u16, lap ^ LAP);
+        }
+        (sum as u16, lap)
     }
 
     /// Makes what `put` wrote unavailable again, so that a shorter chain in its place does not expose it.
@@ -260,6 +264,7 @@ impl Cursor for PackedCursor {
     fn stay(&mut self, count: u16) {
         self.at += count;
         if self.at == self.size {
+            rare();
             self.at = 0;
             self.bits ^= word(0, 0, LAP);
         }

@@ -129,7 +129,7 @@ impl Memory {
 
     /// The regions, by address.
     pub fn regions(&self) -> &[Region] {
-        &self.0
+        core::ops::Deref::deref(&self.0)
     }
 
     /// Where `addr` is mapped, with how many bytes follow it in its region.
