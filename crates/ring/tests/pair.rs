@@ -80,13 +80,12 @@ fn chains_make_the_round_trip_in_every_layout_past_the_wrap_of_every_index() {
 
 #[test]
 fn a_pair_runs_on_donated_storage_without_a_heap_of_its_own() {
-    use std::sync::Mutex;
     use virtio_kit_ring::device::StaticStorage as DeviceStorage;
     use virtio_kit_ring::driver::StaticStorage as DriverStorage;
-    static DRIVER: Mutex<Option<&'static mut DriverStorage<DmaBuf, u64, 8>>> = Mutex::new(None);
     // A kernel has these in statics; what matters is that they are donated, and never grow.
-    *DRIVER.lock().unwrap() = Some(Box::leak(Box::new(DriverStorage::new())));
-    let donated = DRIVER.lock().unwrap().take().unwrap().donate();
+    let driver_storage: &'static mut DriverStorage<DmaBuf, u64, 8> =
+        Box::leak(Box::new(DriverStorage::new()));
+    let donated = driver_storage.donate();
     let device_storage: &'static mut DeviceStorage<8, 2> = Box::leak(Box::new(DeviceStorage::new()));
     let arena = Arena::new(HeapMemory::new(1 << 16).unwrap()).unwrap();
     let memory = RingMemory::alloc(&arena, false, 8).unwrap();
