@@ -5,7 +5,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`mem`] | arenas and [`DmaBuf`](mem::DmaBuf)s on the driver's side, [`Memory`](mem::Memory) on the device's, and the only ways to look into either |
+//! | [`mem`] | arenas and [`DmaBuf`]s on the driver's side, [`Memory`](mem::Memory) on the device's, and the only ways to look into either |
 //! | [`chain`] | what a driver adds: a list of owned buffers, readable parts first |
 //! | [`driver`] | the driver's side of a queue: add, publish, reap, hand everything back |
 //! | [`device`] | the device's side: take, read and write, complete |
@@ -19,7 +19,7 @@
 //! with a typed error. Contents of shared memory are copied in and out, never borrowed as slices, so they
 //! may change at any moment without undefined behaviour.
 //!
-//! Memory stays valid because handles keep it: a [`DmaBuf`](mem::DmaBuf) or a taken
+//! Memory stays valid because handles keep it: a [`DmaBuf`] or a taken
 //! [`Chain`](device::Chain) that is leaked leaks its memory and never frees it under the other end.
 #![no_std]
 #![warn(missing_docs)]
