@@ -118,7 +118,7 @@ pub fn ends<P: Shaped>(row: &Row) -> (Driver<P>, Device) {
     let memory = RingMemory::alloc(&arena, packed, SIZE).expect("a ring");
     let a = memory.addrs();
     let addrs = device::RingAddrs { desc: a.desc.get(), driver: a.driver.get(), device: a.device.get() };
-    let tables = indirect.then_some(Indirect { max_parts: 4, direct_up_to: 1 });
+    let tables = indirect.then_some(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
     let options = Options { in_order, event_idx: event, indirect: tables, ..Options::default() };
     let mut queue = driver::Queue::new(memory, Storage::boxed(SIZE), options, &arena).expect("a queue");
     let config =

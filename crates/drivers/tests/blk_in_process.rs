@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use virtio_kit::clock::Clock;
-use virtio_kit::driver::{Evidence, Found};
+use virtio_kit::driver::Found;
 use virtio_kit::in_process::{InProcess, Options};
 use virtio_kit::ring::mem::HeapMemory;
 use virtio_kit::{Arena, DmaBuf, F, Features};
@@ -130,6 +130,46 @@ fn removing_a_device_hands_every_buffer_in_flight_back() {
         tokens.sort_unstable();
         assert_eq!(tokens, (0..50).collect::<Vec<_>>());
         assert_eq!(arena.free_bytes(), free);
-        let _ = Evidence::DeviceReset;
     }
+}
+
+#[test]
+fn hundreds_of_requests_are_in_flight_on_one_queue_of_256() {
+    for layout in layouts() {
+        let (mut blk, _device) = pair(MemoryBackend::new(1 << 20), layout);
+        let queue = &mut blk.queues[0];
+        let arena = queue.arena().clone();
+        let mut submitted = 0;
+        while queue.read(submitted % 2048, vec![arena.alloc(512).unwrap()], submitted).is_ok() {
+            submitted += 1;
+        }
+        assert!(submitted >= 200, "{submitted}");
+        queue.kick().unwrap();
+        let mut left = submitted;
+        while left > 0 {
+            match queue.complete().unwrap() {
+                Some(done) => {
+                    assert_eq!(done.result, Ok(()));
+                    left -= 1;
+                }
+                None => assert!(queue.wait(LIMIT).unwrap()),
+            }
+        }
+        // One publish for all of them, and at most one notification.
+        assert_eq!(queue.stats().kicks, 1);
+        assert!(queue.stats().notifications <= 1);
+    }
+}
+
+#[test]
+fn a_layout_that_the_user_leaves_alone_is_not_taken() {
+    let arena = Arena::new(HeapMemory::new(8 << 20).unwrap()).unwrap();
+    let clock = Arc::new(StdClock(Instant::now()));
+    let options = Options { ring_features: layouts()[3], ..Options::inline(arena, clock) };
+    let device = Device::new(MemoryBackend::new(1 << 20), 1);
+    let (transport, _end) = InProcess::new(Box::new(device), options).unwrap();
+    let without = F::RING_PACKED | F::IN_ORDER;
+    let wanted = blk::Options { without, ..blk::Options::default() };
+    let (blk, _device) = blk::open::<Vec<DmaBuf>, ()>(Found::new(Box::new(transport)), &wanted).unwrap();
+    assert!((blk.features & without).is_empty());
 }

@@ -80,8 +80,10 @@ fn live(front: FrontEnd, queues: u16) -> Result<Features, TransportError> {
     let arena = setup.arena().unwrap().clone();
     let mut vqs = Vec::new();
     for index in 0..queues {
-        let options =
-            VqOptions { indirect: Some(Indirect { max_parts: 4, direct_up_to: 1 }), ..VqOptions::default() };
+        let options = VqOptions {
+            indirect: Some(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 }),
+            ..VqOptions::default()
+        };
         let mut vq: Vq = setup.new_vq(index, options).unwrap();
         // Before the device runs: it has to look of itself.
         add(&mut vq, &arena, 0..3);

@@ -235,7 +235,7 @@ fn random_bytes_come_from_an_entropy_device_in_every_layout() {
         assert_eq!(found.identity().device, DeviceId::ENTROPY);
         let mut setup = found.negotiate(Features::EMPTY).unwrap();
         let arena = setup.arena().unwrap().clone();
-        let indirect = Some(Indirect { max_parts: 4, direct_up_to: 1 });
+        let indirect = Some(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
         let mut vq = setup.new_vq::<DmaBuf, u32>(0, VqOptions { indirect, ..VqOptions::default() }).unwrap();
         assert!(setup.new_vq::<DmaBuf, u32>(1, VqOptions::default()).is_err());
         let mut device = setup.start().unwrap();

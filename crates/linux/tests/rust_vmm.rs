@@ -132,7 +132,7 @@ fn echo(protocol: VhostUserProtocolFeatures, features: Features) -> (P, u32) {
             assert_eq!(config, std::array::from_fn(|i| if i < 30 { i as u8 + 1 } else { 0 }));
         }
         let arena = setup.arena().unwrap().clone();
-        let indirect = Some(Indirect { max_parts: 2, direct_up_to: 0 });
+        let indirect = Some(Indirect { max_parts: 2, direct_up_to: 0, keep_free: 0 });
         let mut vqs: Vec<Virtqueue<[DmaBuf; 2], u32>> = (0..queues)
             .map(|index| setup.new_vq(index, VqOptions { indirect, ..VqOptions::default() }).unwrap())
             .collect();

@@ -154,7 +154,7 @@ fn write_and_read(queues: u16, features: Features, protocol: P) {
     let arena = setup.arena().unwrap().clone();
     let mut vqs: Vec<Vq> = (0..queues)
         .map(|index| {
-            let indirect = Some(Indirect { max_parts: 3, direct_up_to: 0 });
+            let indirect = Some(Indirect { max_parts: 3, direct_up_to: 0, keep_free: 0 });
             setup.new_vq(index, VqOptions { indirect, ..VqOptions::default() }).unwrap()
         })
         .collect();

@@ -26,7 +26,7 @@ impl Ends {
         let memory = SharedMemory::new(0x10_0000, 1 << 20);
         let arena = Arena::new(memory.clone()).unwrap();
         let ring = RingMemory::alloc(&arena, shape.packed, shape.size).unwrap();
-        let options = shape.options(Indirect { max_parts: 4, direct_up_to });
+        let options = shape.options(Indirect { max_parts: 4, direct_up_to, keep_free: 0 });
         let driver = Queue::new(ring, Storage::boxed(shape.size), options, &arena).unwrap();
         let regions = Memory::new([Region::new(memory.start(), memory).unwrap()]).unwrap();
         let storage = device::Storage::boxed(shape.size, 4);

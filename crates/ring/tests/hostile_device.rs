@@ -38,7 +38,7 @@ impl Scene {
         let arena = Arena::new(memory.clone()).unwrap();
         let free_bytes = arena.free_bytes();
         let ring = RingMemory::alloc(&arena, shape.packed, shape.size).unwrap();
-        let options = shape.options(Indirect { max_parts: 4, direct_up_to: 1 });
+        let options = shape.options(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
         let driver = Driver::new(ring, Storage::boxed(shape.size), options, &arena).unwrap();
         let a = driver.addrs();
         let addrs = RingAddrs { desc: a.desc.get(), driver: a.driver.get(), device: a.device.get() };
@@ -518,9 +518,84 @@ fn indirect_tables_of_another_domain_are_refused() {
         let [arena, foreign] =
             [0x10_0000, 0x80_0000].map(|at| Arena::new(SharedMemory::new(at, 1 << 20)).unwrap());
         let ring = RingMemory::alloc(&arena, packed, 8).unwrap();
-        let limits = Indirect { max_parts: 4, direct_up_to: 1 };
+        let limits = Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 };
         let options = Options { indirect: Some(limits), ..Options::default() };
         let error = Driver::new(ring, Storage::boxed(8), options, &foreign).unwrap_err();
         assert_eq!(error, virtio_kit_ring::driver::NewError::ForeignArena);
+    }
+}
+
+// A device that uses what it has not been shown gets what it is due; the driver's books stay right.
+#[test]
+fn a_device_that_uses_chains_before_they_are_published_never_makes_the_driver_panic() {
+    for shape in Shape::all().filter(|shape| [8, 1000].contains(&shape.size)) {
+        let mut scene = Scene::new(shape, 1, false);
+        for seen in scene.seen.clone() {
+            scene.device.complete(seen, 1);
+            scene.get().unwrap().unwrap();
+        }
+        // With one chain at a time every ring's ids follow from what came before: the last one is used again, or
+        // the next position is.
+        for _ in 0..70_000u32 {
+            let id = if shape.in_order {
+                scene.driver.position().next % shape.size
+            } else {
+                scene.seen.last().unwrap().id
+            };
+            scene.add(false);
+            scene.device.put(id.into(), 1, 1, 1);
+            if scene
+                .driver
+                .get_buf()
+                .map(|used| drop(used.map(|used| scene.added.remove(&used.token))))
+                .is_err()
+            {
+                break;
+            }
+        }
+        scene.driver.publish();
+        let left: Vec<_> = scene.driver.shutdown(quiesced()).collect();
+        left.iter().for_each(|(chain, token)| scene.back(chain, *token));
+        drop(left);
+        scene.end();
+    }
+}
+
+// A panic in what the caller gives must leave the queue as it is between two chains.
+#[test]
+fn a_panic_in_the_callers_closure_leaves_the_queue_whole() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    for shape in Shape::all().filter(|shape| shape.size >= 3) {
+        let mut scene = Scene::new(shape, 2, false);
+        scene.seen.clone().into_iter().for_each(|seen| scene.device.complete(seen, 1));
+        let mut got = vec![];
+        let batch = catch_unwind(AssertUnwindSafe(|| {
+            scene.driver.get_batch(9, |used| {
+                got.push(used);
+                assert!(got.len() < 2, "the caller's own affair");
+            })
+        }));
+        assert!(batch.is_err());
+        got.iter().for_each(|used| scene.back(&used.chain, used.token));
+        drop(got);
+        scene.get().unwrap().unwrap();
+        assert_eq!((scene.driver.in_flight(), scene.driver.room()), (0, shape.size));
+        let mut left = 2;
+        let batch = catch_unwind(AssertUnwindSafe(|| {
+            scene.driver.add_batch(|| {
+                left -= 1;
+                assert!(left > 0, "the caller's own affair");
+                Some((Chain::writable(vec![scene.arena.alloc(100).unwrap()]), 77))
+            })
+        }));
+        assert!(batch.is_err());
+        assert_eq!((scene.driver.in_flight(), scene.driver.room()), (1, shape.size - 1));
+        scene.driver.publish();
+        let seen = scene.device.take().unwrap();
+        scene.device.complete(seen, 3);
+        let used = scene.driver.get_buf().unwrap().unwrap();
+        assert_eq!((used.token, used.written), (77, 3));
+        drop(used);
+        scene.end();
     }
 }

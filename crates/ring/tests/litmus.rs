@@ -51,7 +51,7 @@ fn lost_wakeups(shape: Shape, rounds: u32) -> [u32; 2] {
     let memory = SharedMemory::new(0x10_0000, 1 << 20);
     let arena = Arena::new(memory.clone()).unwrap();
     let ring = RingMemory::alloc(&arena, shape.packed, shape.size).unwrap();
-    let options = shape.options(Indirect { max_parts: 4, direct_up_to: 1 });
+    let options = shape.options(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
     let mut driver: Queue<DmaBuf, u32> =
         Queue::new(ring, Storage::boxed(shape.size), options, &arena).unwrap();
     let regions = Memory::new([Region::new(memory.start(), memory.clone()).unwrap()]).unwrap();

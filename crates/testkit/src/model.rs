@@ -136,9 +136,11 @@ impl Model {
         } else {
             (size, 0)
         };
+        let keep_free = usize::from(self.limits.keep_free);
         match parts {
             0 => Err(AddErrorKind::NoBuffers),
             _ if parts > direct.max(table) => Err(AddErrorKind::TooLong),
+            _ if parts <= table && room > 0 && parts + keep_free > room => Ok(1),
             _ if parts <= direct.min(room) => Ok(parts as u16),
             _ if parts <= table && room > 0 => Ok(1),
             _ => Err(AddErrorKind::Full),

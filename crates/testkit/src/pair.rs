@@ -85,6 +85,7 @@ impl<'g> Pair<'g> {
         let limits = Indirect {
             max_parts: rng.within(2, 9) as u16,
             direct_up_to: [0, 1, 2, 5, u16::MAX][rng.below(5)],
+            keep_free: if rng.below(2) == 0 { 0 } else { rng.within(0, usize::from(shape.size)) as u16 },
         };
         let options = shape.options(limits);
         let driver = Queue::new(memory, Storage::boxed(shape.size), options, &ground.arena).expect("a queue");

@@ -30,12 +30,18 @@ pub const RING_FEATURES: Features = F::INDIRECT_DESC
 /// Dropped without being negotiated with, it is left alone.
 pub struct Found {
     transport: Box<dyn Transport>,
+    without: Features,
 }
 
 impl Found {
     /// Takes a transport as a back-end hands it out.
     pub fn new(transport: Box<dyn Transport>) -> Self {
-        Self { transport }
+        Self { transport, without: Features::EMPTY }
+    }
+
+    /// Leaves features alone that the device may offer and the rings could use: a layout, for one.
+    pub fn without(self, features: Features) -> Self {
+        Self { without: self.without | features, ..self }
     }
 
     /// What the device is.
@@ -52,7 +58,7 @@ impl Found {
     /// rings can use, as far as the device offers them, the transport carries them, and what they require is
     /// there too.
     pub fn negotiate(self, wanted: Features) -> Result<Setup, NegotiateError> {
-        let mut transport = self.transport;
+        let Self { mut transport, without } = self;
         transport.reset()?;
         transport.set_status(Status::ACKNOWLEDGE)?;
         transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER)?;
@@ -61,7 +67,8 @@ impl Found {
             Setup { open: Some(Open { transport, features: Features::EMPTY, queues: Vec::new() }) };
         let open = setup.open()?;
         let offered = open.transport.device_features()?;
-        let mut features = offered & (wanted | RING_FEATURES) & open.transport.allowed_features();
+        let wanted = (wanted | RING_FEATURES) - without;
+        let mut features = offered & wanted & open.transport.allowed_features();
         if !features.contains(F::VERSION_1) {
             return Err(NegotiateError::Legacy);
         }

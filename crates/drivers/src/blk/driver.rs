@@ -38,7 +38,7 @@ pub struct Options {
     pub queue_size: u16,
     /// Most data buffers of a request; the device may take fewer.
     pub segments: u16,
-    /// Features to leave alone although the driver could use them.
+    /// Features to leave alone although the driver could use them, those of the rings among them.
     pub without: Features,
 }
 
@@ -114,7 +114,7 @@ impl<D: Parts, T, A: Fn(Blk<D, T>)> BlkDriver<D, T, A> {
 
 /// Takes a device without a bus: what it is to its user, and what keeps it running.
 pub fn open<D: Parts, T>(found: Found, options: &Options) -> Result<(Blk<D, T>, BlkDevice), ProbeError> {
-    let mut setup = found.negotiate(FEATURES - options.without)?;
+    let mut setup = found.without(options.without).negotiate(FEATURES)?;
     let features = setup.features();
     let config: Config = setup.read_config()?;
     let info = Info::new(&config, features);
@@ -130,8 +130,10 @@ pub fn open<D: Parts, T>(found: Found, options: &Options) -> Result<(Blk<D, T>, 
     let count = info.queues.min(options.queues.max(1));
     let mut queues = Vec::new();
     for index in 0..count {
-        // Header, data, status; short requests go straight into the ring while it has space.
-        let indirect = Some(Indirect { max_parts: segments + 2, direct_up_to: 4 });
+        // Header, data, status. A few short requests go straight into the ring, which is the fastest; when more
+        // are in flight each takes one descriptor, so that there can be hundreds.
+        let size = options.queue_size.min(setup.max_queue_size(index)?);
+        let indirect = Some(Indirect { max_parts: segments + 2, direct_up_to: 4, keep_free: size / 4 * 3 });
         let queue =
             setup.new_vq(index, VqOptions { max_size: options.queue_size, indirect, callback: None })?;
         queues.push(BlkQueue::new(queue, shared.clone(), info.clone(), arena.clone())?);

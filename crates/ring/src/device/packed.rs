@@ -186,7 +186,8 @@ impl Ring for Packed {
                 self.desc.store64(wire::desc(self.used_next) + wire::DESC_LEN_OFFSET, second, Relaxed);
             }
         }
-        self.pending += descs;
+        // A driver that makes available what it was not shown as used can drive this round. It gets what it is due.
+        self.pending = self.pending.wrapping_add(descs);
         self.taken -= descs;
         (self.used_next, self.used_lap) = self.after(self.used_next, descs, self.used_lap);
     }

@@ -411,11 +411,15 @@ impl Queue {
         self.owed |= self.publish_now();
         self.ring = Kind::new(&self.config, self.position(), areas);
         self.pinned = self.in_flight;
-        let old = core::mem::replace(&mut *self.memory, memory);
-        *self.rings = rings;
-        *self.old = (self.pinned != 0).then_some(old);
         self.epoch = self.epoch.wrapping_add(1);
         (self.recent, self.tables) = (Translation::NONE, Translation::NONE);
+        let old = core::mem::replace(&mut *self.memory, memory);
+        if self.pinned != 0 {
+            // There was none, or `pinned` would not have been 0.
+            *self.old = Some(old);
+        }
+        // Last: undoing a mapping may panic.
+        *self.rings = rings;
         Ok(())
     }
 

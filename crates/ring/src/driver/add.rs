@@ -54,6 +54,8 @@ pub(super) struct Adding<'q, P, T> {
     pub(super) tables: &'q Option<Tables>,
     /// Chains of more buffers do not go straight into the ring.
     pub(super) direct_up_to: u16,
+    /// Nor do chains that leave fewer descriptors free, if they can go another way.
+    pub(super) keep_free: u16,
     pub(super) home: Home,
     pub(super) size: u16,
 }
@@ -86,7 +88,12 @@ impl<P: Parts, T> Adding<'_, P, T> {
         let count = payload.chain.parts.count();
         let readable = usize::from(payload.chain.readable);
         let direct = usize::from(self.direct_up_to);
-        if count != 0 && count <= room && count <= straight && count <= direct && readable <= count {
+        if count != 0
+            && count + usize::from(self.keep_free) <= room
+            && count <= straight
+            && count <= direct
+            && readable <= count
+        {
             let Home { arena, base, .. } = self.home;
             let mut sums = Sums::default();
             let mut index = 0;
@@ -125,7 +132,9 @@ impl<P: Parts, T> Adding<'_, P, T> {
             Ok(checked) => checked,
             Err(kind) => return Err(AddError { kind, chain, token }),
         };
-        if count <= ring.room().min(self.direct_up_to) {
+        let table = self.tables.as_ref().filter(|t| count <= t.limits.max_parts && ring.room() > 0);
+        let keep_free = if table.is_some() { self.keep_free } else { 0 };
+        if count <= ring.room().saturating_sub(keep_free).min(self.direct_up_to) {
             let mut cursor = ring.start();
             each_buffer(&chain, |buffer, write, index, more| {
                 let flags = if write { R::Cursor::WRITE } else { 0 };
@@ -134,8 +143,7 @@ impl<P: Parts, T> Adding<'_, P, T> {
             self.finish_with(ring, cursor, Payload { chain, token }, writable, count);
             return Ok(());
         }
-        let Some(tables) = self.tables.as_ref().filter(|t| count <= t.limits.max_parts && ring.room() > 0)
-        else {
+        let Some(tables) = table else {
             return Err(AddError { kind: AddErrorKind::Full, chain, token });
         };
         let mut cursor = ring.start();

@@ -100,7 +100,8 @@ impl Shared {
         } else {
             self.store_second(self.next, cursor.first);
         }
-        self.pending += descs;
+        // A device that uses what it was not shown as available can drive this round. It gets what it is due.
+        self.pending = self.pending.wrapping_add(descs);
         self.free -= descs;
         (self.next, self.lap) = (cursor.at, cursor.lap());
     }

@@ -35,6 +35,8 @@ pub struct Indirect {
     pub max_parts: u16,
     /// Chains of up to this many buffers go directly into the ring while it has space for them.
     pub direct_up_to: u16,
+    /// But not if fewer descriptors than this would be left: then they use tables too, so that more of them fit.
+    pub keep_free: u16,
 }
 
 /// A chain that the device used.
@@ -76,6 +78,7 @@ pub struct Queue<P, T> {
     size: u16,
     home: Home,
     direct_up_to: u16,
+    keep_free: u16,
     metas: Store<Meta>,
     payloads: Store<MaybeUninit<Payload<P, T>>>,
     tables: Option<Tables>,
@@ -137,7 +140,7 @@ impl<P: Parts, T> Queue<P, T> {
         // after shutdown, with the queue, and leaked otherwise.
         let areas = unsafe { memory.areas() };
         let home = memory.home();
-        let direct_up_to = options.indirect.map_or(size, |i| i.direct_up_to);
+        let (direct_up_to, keep_free) = options.indirect.map_or((size, 0), |i| (i.direct_up_to, i.keep_free));
         // SAFETY: areas of this layout and size, and `links` was measured.
         let ring = unsafe {
             match (memory.packed, in_order) {
@@ -149,7 +152,19 @@ impl<P: Parts, T> Queue<P, T> {
         };
         let memory = ManuallyDrop::new(memory);
         let state = State::Running;
-        Ok(Self { ring, state, in_flight: 0, size, home, direct_up_to, metas, payloads, tables, memory })
+        Ok(Self {
+            ring,
+            state,
+            in_flight: 0,
+            size,
+            home,
+            direct_up_to,
+            keep_free,
+            metas,
+            payloads,
+            tables,
+            memory,
+        })
     }
 
     /// Adds a chain, to be shown to the device by the next [`publish`](Self::publish).
@@ -163,6 +178,7 @@ impl<P: Parts, T> Queue<P, T> {
             in_flight: &mut self.in_flight,
             tables: &self.tables,
             direct_up_to: self.direct_up_to,
+            keep_free: self.keep_free,
             home: self.home,
             size: self.size,
         };
@@ -186,6 +202,7 @@ impl<P: Parts, T> Queue<P, T> {
             in_flight: &mut self.in_flight,
             tables: &self.tables,
             direct_up_to: self.direct_up_to,
+            keep_free: self.keep_free,
             home: self.home,
             size: self.size,
         };

@@ -173,6 +173,13 @@ fn need(s: &Scene, descs: usize) -> Option<()> {
     (s.room() >= descs).then_some(())
 }
 
+/// The index at which a split ring's table would have a good descriptor if it went on as far as that.
+fn beyond(s: &Scene, flags: u16) -> u16 {
+    let index = ((s.data - s.driver.ring().desc) / 16 + 0x80) as u16;
+    s.driver.descriptor(index, &Raw::new(s.data, 8, flags), 0, 0);
+    index
+}
+
 const SPLIT: &[Attack] = &[
     attack("an available index one beyond what fits", "IndexJump", |s| {
         split(s)?;
@@ -222,6 +229,20 @@ const SPLIT: &[Attack] = &[
         split(s)?;
         s.driver.offer(&[Raw::new(s.data, 8, NEXT).link(Link::Any(0xffff))]);
         Some(BadChain::BadIndex { index: 0xffff })
+    }),
+    // What lies there is as good as can be: only its place is wrong.
+    attack("a head beyond the table where a good descriptor is", "BadIndex (quickly)", |s| {
+        split(s)?;
+        let index = beyond(s, 0);
+        s.driver.entry(s.driver.index(), index);
+        s.driver.show(s.driver.index().wrapping_add(1));
+        Some(BadChain::BadIndex { index })
+    }),
+    attack("a link beyond the table to a good descriptor", "BadIndex (quickly)", |s| {
+        split(s)?;
+        let index = beyond(s, 0);
+        s.driver.offer(&[Raw::new(s.data, 8, NEXT).link(Link::Any(index))]);
+        Some(BadChain::BadIndex { index })
     }),
     roomy("a descriptor that is its own next", "Loop", |s| {
         split(s)?;
@@ -400,6 +421,24 @@ const PACKED: &[Attack] = &[
 #[test]
 fn every_attack_on_the_laps_of_a_packed_ring_latches_the_queue_with_its_error() {
     conduct(PACKED);
+}
+
+const LONG: &[Attack] = &[Attack {
+    name: "2^32 bytes in the region that was hit last",
+    aims_at: "TooLong (quickly)",
+    run: |s| {
+        need(s, 3)?;
+        s.driver.offer(&[Raw::new(BIG, 8, WRITE)]);
+        s.held.push(s.device.take().unwrap().unwrap());
+        s.driver.offer(&chained(vec![Raw::new(BIG, BIG_LEN, WRITE); 2]));
+        Some(BadChain::TooLong)
+    },
+    extra: Extra::Big,
+}];
+
+#[test]
+fn every_chain_of_too_many_bytes_in_one_region_latches_the_queue() {
+    conduct(LONG);
 }
 
 const FULL: &[Attack] = &[attack("more chains when every descriptor is in flight", "Overrun", |s| {

@@ -1,9 +1,13 @@
 //! What a queue is made with may come from the driver too, or from a file: it passes the same checks.
 
 use crate::scene::{Extra, Scene};
-use virtio_kit_ring::device::{Config, NewError, Position, Queue, RingAddrs, Storage};
-use virtio_kit_ring::mem::{Memory, Region};
-use virtio_kit_testkit::raw::ForeignDriver;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use virtio_kit_ring::device::{BadChain, Config, NewError, Position, Queue, RingAddrs, Storage};
+use virtio_kit_ring::mem::{Memory, Region, RegionMemory};
+use virtio_kit_testkit::raw::{ForeignDriver, Raw};
 use virtio_kit_testkit::{Shape, SharedMemory};
 
 fn make(
@@ -91,5 +95,116 @@ fn a_chain_of_another_queue_comes_back_from_complete() {
         let chain = ours.device.complete(chain).unwrap_err();
         assert_eq!(usize::from(ours.device.in_flight()), ours.held.len());
         theirs.device.complete(chain).unwrap();
+    }
+}
+
+/// A mapping whose undoing is seen, and may panic.
+struct Watched {
+    memory: SharedMemory,
+    undone: Arc<AtomicBool>,
+    panics: bool,
+}
+
+// SAFETY: forwards to a type that keeps the contract.
+unsafe impl RegionMemory for Watched {
+    fn base(&self) -> NonNull<u8> {
+        self.memory.base()
+    }
+    fn len(&self) -> usize {
+        RegionMemory::len(&self.memory)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.undone.store(true, SeqCst);
+        assert!(!self.panics, "munmap failed");
+    }
+}
+
+/// A new set of regions over `memory`, and whether its mapping was undone.
+fn watched(memory: &SharedMemory, panics: bool) -> (Memory, Arc<AtomicBool>) {
+    let undone = Arc::new(AtomicBool::new(false));
+    let mapping = Watched { memory: memory.clone(), undone: undone.clone(), panics };
+    (Memory::new([Region::new(memory.start(), mapping).unwrap()]).unwrap(), undone)
+}
+
+#[test]
+fn chains_in_flight_keep_their_memory_when_undoing_another_mapping_panics() {
+    for shape in Shape::all() {
+        let memory = SharedMemory::new(0x4000_0000, 128 << 10);
+        let mut driver = ForeignDriver::new(shape, memory.clone());
+        let buffer = Raw::new(driver.after_ring(), 8, 0);
+        let ([chains, next], [rings, other]) =
+            ([(); 2].map(|()| watched(&memory, false)), [true, false].map(|panics| watched(&memory, panics)));
+        let storage = Storage::boxed(shape.size, 4);
+        let mut device = Queue::new(shape.config(), driver.ring(), chains.0, Some(rings.0), storage).unwrap();
+        driver.offer(&[buffer]);
+        let chain = device.take().unwrap().unwrap();
+        let moved = catch_unwind(AssertUnwindSafe(|| {
+            device.set_memory(driver.ring(), next.0, Some(other.0)).unwrap();
+        }));
+        assert!(moved.is_err() && rings.1.load(SeqCst));
+        assert!(!chains.1.load(SeqCst), "{shape}: unmapped under a chain in flight");
+        device.complete(chain).unwrap();
+        assert!(chains.1.load(SeqCst), "{shape}: still mapped");
+    }
+}
+
+#[test]
+fn no_mapping_is_remembered_when_its_undoing_panics() {
+    for shape in Shape::all() {
+        let memory = SharedMemory::new(0x4000_0000, 128 << 10);
+        let [first, second, ring] = [0, 1, 0].map(|_| memory.clone());
+        let mut driver = ForeignDriver::new(shape, ring);
+        let buffer = Raw::new(driver.after_ring(), 8, 0);
+        // The chain's buffer is in the first set of regions and not in the second.
+        let (chains, _) = watched(&first, true);
+        let (rings, _) = watched(&second, false);
+        let storage = Storage::boxed(shape.size, 4);
+        let mut device =
+            Queue::new(shape.config(), driver.ring(), chains, Some(rings.clone()), storage).unwrap();
+        driver.offer(&[buffer]);
+        let chain = device.take().unwrap().unwrap();
+        device.complete(chain).unwrap();
+        let empty = SharedMemory::new(0x8000_0000, 4096);
+        let nothing = Memory::new([Region::new(empty.start(), empty).unwrap()]).unwrap();
+        let moved = catch_unwind(AssertUnwindSafe(|| {
+            device.set_memory(driver.ring(), nothing, Some(rings)).unwrap();
+        }));
+        assert!(moved.is_err());
+        driver.offer(&[buffer]);
+        let addr = driver.after_ring();
+        assert_eq!(device.take().map(|_| ()), Err(BadChain::OutsideMemory { addr, len: 8 }), "{shape}");
+    }
+}
+
+/// Whatever happens to the queue, a chain that is held has its slot and its memory.
+#[test]
+fn a_chain_outlives_its_queue_and_no_other_queue_takes_it() {
+    for shape in Shape::all().filter(|shape| shape.size >= 2) {
+        let memory = SharedMemory::new(0x4000_0000, 128 << 10);
+        let mut driver = ForeignDriver::new(shape, memory.clone());
+        let buffer = Raw::new(driver.after_ring(), 8, 2);
+        let ring = driver.ring();
+        let make =
+            |regions| Queue::new(shape.config(), ring, regions, None, Storage::boxed(shape.size, 4)).unwrap();
+        let (regions, undone) = watched(&memory, false);
+        let mut device = make(regions);
+        driver.offer(&[buffer]);
+        driver.offer(&[buffer]);
+        let [mut first, second] = [(); 2].map(|()| device.take().unwrap().unwrap());
+        // With IN_ORDER this one waits for the first, which never comes.
+        device.complete(second).unwrap();
+        device.stop();
+        drop(device);
+        for _ in 0..4 {
+            let mut other = make(watched(&memory, false).0);
+            first = other.complete(first).unwrap_err();
+            assert_eq!(other.in_flight(), 0);
+        }
+        first.write(&[7; 8]).unwrap();
+        assert_eq!(memory.read8(driver.after_ring()), 7);
+        assert!(!undone.load(SeqCst), "{shape}: unmapped under a chain");
     }
 }
