@@ -13,8 +13,8 @@ use core::mem::MaybeUninit;
 /// # Safety
 ///
 /// `visit` must show the same buffers in the same order each time, exactly `count` of them, until the value
-/// is next accessed mutably; and the value must own the buffers: nobody can take one out, drop it or change
-/// its window without exclusive access to the value.
+/// is next accessed mutably, and neither may panic: a chain half written would stay in the ring. And the value
+/// must own the buffers: nobody can take one out, drop it or change its window without exclusive access to it.
 pub unsafe trait Parts: Send {
     /// How many buffers there are.
     fn count(&self) -> usize;

@@ -8,7 +8,8 @@ use virtio_kit_ring::device::RingAddrs;
 use virtio_kit_ring::driver::{
     AddErrorKind, Broken, Evidence, Indirect, Options, Queue, Quiesced, RingMemory, Storage, Used,
 };
-use virtio_kit_ring::{Arena, Chain, DmaBuf};
+use virtio_kit_ring::mem::DmaMemory;
+use virtio_kit_ring::{Arena, Chain, DmaBuf, Domain};
 use virtio_kit_testkit::raw::{ForeignDevice, Seen, flags};
 use virtio_kit_testkit::{Shape, SharedMemory};
 
@@ -544,14 +545,8 @@ fn a_device_that_uses_chains_before_they_are_published_never_makes_the_driver_pa
             };
             scene.add(false);
             scene.device.put(id.into(), 1, 1, 1);
-            if scene
-                .driver
-                .get_buf()
-                .map(|used| drop(used.map(|used| scene.added.remove(&used.token))))
-                .is_err()
-            {
-                break;
-            }
+            let Ok(used) = scene.driver.get_buf() else { break };
+            used.map(|used| scene.added.remove(&used.token));
         }
         scene.driver.publish();
         let left: Vec<_> = scene.driver.shutdown(quiesced()).collect();
@@ -596,6 +591,45 @@ fn a_panic_in_the_callers_closure_leaves_the_queue_whole() {
         let used = scene.driver.get_buf().unwrap().unwrap();
         assert_eq!((used.token, used.written), (77, 3));
         drop(used);
+        scene.end();
+    }
+}
+
+/// More memory of a domain.
+struct More(SharedMemory, Domain);
+
+// SAFETY: memory of its own, at addresses that nothing else of the domain has.
+unsafe impl DmaMemory for More {
+    fn base(&self) -> std::ptr::NonNull<u8> {
+        DmaMemory::base(&self.0)
+    }
+    fn len(&self) -> usize {
+        DmaMemory::len(&self.0)
+    }
+    fn device_base(&self) -> u64 {
+        self.0.device_base()
+    }
+    fn domain(&self) -> Domain {
+        self.1
+    }
+}
+
+// In one arena with the ring there is no space for them, so the quick path never has to say so.
+#[test]
+fn a_chain_of_too_many_bytes_comes_back() {
+    for shape in Shape::all().filter(|shape| shape.size >= 8) {
+        let mut scene = Scene::new(shape, 1, false);
+        let domain = scene.arena.domain();
+        let more = Arena::new(More(SharedMemory::new(1 << 40, 1 << 32), domain)).unwrap();
+        let mut buffers: Buffers = (0..4).map(|_| more.alloc(1 << 30).unwrap()).collect();
+        let error = scene.driver.add_buf(Chain::writable(buffers), 5).unwrap_err();
+        assert_eq!((error.kind(), error.token), (AddErrorKind::TooLong, 5), "{shape}");
+        buffers = error.chain.into_parts();
+        buffers[3].set_len((1 << 30) - 1).unwrap();
+        scene.driver.add_buf(Chain::writable(buffers), 5).unwrap();
+        let chains: Vec<_> = scene.driver.shutdown(quiesced()).collect();
+        chains.iter().filter(|(_, token)| *token != 5).for_each(|(chain, token)| scene.back(chain, *token));
+        drop(chains);
         scene.end();
     }
 }

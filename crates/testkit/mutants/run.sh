@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Removes one check of the ring crate at a time and requires that a test notices.
 #
-#   crates/testkit/mutants/run.sh [name-pattern]
+#   [SKIP_BASELINE=1] [SHARD=0/2] crates/testkit/mutants/run.sh [name-pattern]
 #
 # mutants.tsv: name, file, which occurrence of the line, the line without indentation, its replacement, test
 # binary, test filter. A mutant that does not compile, or whose line is not there, is an error of the list.
@@ -10,7 +10,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 pattern=${1:-.}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/mutants
+shard=${SHARD:-0/1}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/mutants-${shard%/*}
 export CARGO_PROFILE_TEST_OPT_LEVEL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0
 export CARGO_PROFILE_TEST_DEBUG=0 CARGO_PROFILE_DEV_DEBUG=0
 export VIRTIO_KIT_SCHEDULES=${VIRTIO_KIT_SCHEDULES:-60} RUST_BACKTRACE=0
@@ -38,9 +39,12 @@ if [[ -z ${SKIP_BASELINE:-} ]]; then
     echo "no mutant: all pass, $((SECONDS - start)) s"
 fi
 
-caught=0 missed=() touched=()
+caught=0 missed=() touched=() number=0
 while IFS=$'\t' read -r name file nth line replacement test filter; do
     [[ $name == \#* || -z $name || ! ${name#+} =~ $pattern ]] && continue
+    mine=$((number % ${shard#*/} == ${shard%/*}))
+    [[ $name == +* ]] || number=$((number + 1))
+    [[ $mine == 1 ]] || continue
     cp "$file" "$copy/before"
     NTH=$nth LINE=$line NEW=$replacement perl -i -pe '
         (my $text = $_) =~ s/^\s+|\s+$//g;

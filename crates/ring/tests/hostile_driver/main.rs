@@ -9,10 +9,11 @@ mod setup;
 mod tolerated;
 
 use scene::{BIG, BIG_LEN, Extra, LIMIT, Scene};
-use virtio_kit_ring::device::BadChain;
-use virtio_kit_testkit::Shape;
+use virtio_kit_ring::device::{BadChain, Queue, Storage};
+use virtio_kit_ring::mem::{Memory, Region};
 use virtio_kit_testkit::raw::flags::{AVAIL, INDIRECT, NEXT, USED, WRITE};
-use virtio_kit_testkit::raw::{Link, Raw};
+use virtio_kit_testkit::raw::{ForeignDriver, Link, Raw};
+use virtio_kit_testkit::{Shape, SharedMemory};
 
 struct Attack {
     name: &'static str,
@@ -373,6 +374,31 @@ const INDIRECTION: &[Attack] = &[
 #[test]
 fn every_attack_by_indirect_tables_latches_the_queue_with_its_error() {
     conduct(INDIRECTION);
+}
+
+#[test]
+fn a_table_that_wraps_round_the_address_space_is_outside_memory() {
+    for shape in Shape::of_layout(false).filter(|shape| shape.indirect && shape.size == 256) {
+        let memory = SharedMemory::new(0x4000_0000, 64 << 10);
+        let mut driver = ForeignDriver::new(shape, memory.clone());
+        let ends = [0, u64::MAX - 0x1fff].map(|at| SharedMemory::new(at, 0x1000));
+        let [low, high] = &ends;
+        let all = [&memory, low, high].map(|m| Region::new(m.start(), m.clone()).unwrap());
+        let storage = Storage::boxed(shape.size, shape.size + 8);
+        let mut device =
+            Queue::new(shape.config(), driver.ring(), Memory::new(all).unwrap(), None, storage).unwrap();
+        let addr = high.end() - 16;
+        // As many entries on as it takes to come to address 0, where there is a good one.
+        let on = (0u64.wrapping_sub(addr) / 16) as u16;
+        let link = u64::from(8u32) | u64::from(NEXT) << 32 | u64::from(on) << 48;
+        high.write64(addr, driver.after_ring());
+        high.write64(addr + 8, link);
+        low.write64(0, driver.after_ring());
+        low.write64(8, 8);
+        driver.offer(&[Raw::new(addr, 16 * (u32::from(on) + 1), INDIRECT)]);
+        let outside = BadChain::OutsideMemory { addr, len: 16 };
+        assert_eq!(device.take().map(|_| ()), Err(outside), "{shape}");
+    }
 }
 
 const PACKED: &[Attack] = &[
