@@ -87,6 +87,9 @@ pub struct Stopped {
     pub in_flight: u16,
 }
 
+/// How often in a row a stopping queue waits for a service that says it waited, and gives nothing back.
+const FRUITLESS: u32 = 100;
+
 /// A queue and the service of its chains.
 pub struct Serving<S> {
     queue: Queue,
@@ -152,12 +155,15 @@ impl<S: Service> Worker for Serving<S> {
     }
 
     fn stop(mut self: Box<Self>) -> Stopped {
-        while self.service.pending() > 0 {
+        let mut fruitless = 0;
+        while self.service.pending() > 0 && fruitless < FRUITLESS {
             // A failure leaves chains out; the queue then keeps their memory for good.
             if self.service.flush().is_err() || self.service.wait().is_err() {
                 break;
             }
+            fruitless += 1;
             while let Some(chain) = self.service.poll() {
+                fruitless = 0;
                 if self.complete(chain).is_err() {
                     break;
                 }

@@ -65,6 +65,10 @@ impl Service for EchoService {
         chain.write(&data).unwrap();
         Submitted::Done(chain)
     }
+
+    fn pending(&self) -> usize {
+        self.kept.len()
+    }
 }
 
 /// A device of a type, in this program.
