@@ -30,7 +30,7 @@ pub enum Broken {
     IndexJump {
         /// By how many.
         by: u16,
-        /// Chains in flight.
+        /// Chains in flight that the device was shown.
         in_flight: u16,
     },
 }

@@ -100,8 +100,7 @@ impl Shared {
         } else {
             self.store_second(self.next, cursor.first);
         }
-        // A device that uses what it was not shown as available can drive this round. It gets what it is due.
-        self.pending = self.pending.wrapping_add(descs);
+        self.pending += descs;
         self.free -= descs;
         (self.next, self.lap) = (cursor.at, cursor.lap());
     }
@@ -154,6 +153,12 @@ impl Shared {
         }
         self.barriers.after_observe();
         Some(second)
+    }
+
+    /// Whether the device was shown anything that is still in flight: only that can be used.
+    #[inline(always)]
+    fn shows_some(&self) -> bool {
+        self.size - self.free > self.pending
     }
 
     #[inline(always)]
@@ -354,12 +359,12 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], _: u16, used: &mut UsedSlot) -> Found {
+    fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found {
         let Some(second) = self.shared.used_word() else { return Found::Nothing };
         let slot = fields(second).1;
         let id = u32::from(slot);
         let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
-        if meta.descs == 0 {
+        if meta.descs == 0 || !self.shared.shows_some() {
             return used.broken(Broken::NotInFlight { id });
         }
         used.found(slot, used_len(second, meta), meta)
@@ -455,7 +460,7 @@ impl Ring for InOrder {
     /// One used descriptor may end a batch: the chains before the one it names count as used to the full.
     /// It stands where the first chain of the batch was (2.8.8).
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
+    fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found {
         let second = match self.batch {
             Some(batch) => batch,
             None => match self.shared.used_word() {
@@ -465,7 +470,7 @@ impl Ring for InOrder {
         };
         let id = fields(second).1;
         let slot = self.shared.taken;
-        if in_flight == 0 {
+        if !self.shared.shows_some() {
             return used.broken(Broken::NotInFlight { id: id.into() });
         }
         let Some(&meta) = metas.get(usize::from(slot)) else {

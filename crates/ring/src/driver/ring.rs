@@ -103,7 +103,7 @@ pub(super) trait Ring {
     fn publish(&mut self) -> bool;
 
     /// The next used chain, in flight by the evidence of `metas`.
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found;
+    fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found;
     /// Frees the descriptors of a chain that was used.
     fn release(&mut self, slot: u16, meta: Meta);
     /// Whether a used chain waits.

@@ -76,16 +76,18 @@ impl Shared {
 
     /// How many entries of the used ring wait, looking at the device's index only when none is known.
     #[inline(always)]
-    fn waiting(&mut self, in_flight: u16, used: &mut UsedSlot) -> Found {
+    fn waiting(&mut self, used: &mut UsedSlot) -> Found {
         if self.taken == self.seen {
             // SAFETY: a header word.
             let index = unsafe { self.used.load16(wire::USED_IDX, Acquire) };
             if index == self.seen {
                 return Found::Nothing;
             }
+            // Of the chains in flight only those can be used that the device was shown.
             let by = index.wrapping_sub(self.taken);
-            if by > in_flight {
-                return used.broken(Broken::IndexJump { by, in_flight });
+            let shown = self.published.wrapping_sub(self.taken);
+            if by > shown {
+                return used.broken(Broken::IndexJump { by, in_flight: shown });
             }
             self.barriers.after_observe();
             self.seen = index;
@@ -311,8 +313,8 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
-        let waiting = self.shared.waiting(in_flight, used);
+    fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found {
+        let waiting = self.shared.waiting(used);
         if waiting != Found::One {
             return waiting;
         }
@@ -422,8 +424,8 @@ impl Ring for InOrder {
     /// One entry of the used ring may end a batch: the chains before the one it names count as used to the
     /// full. It stands where the first of the batch would (2.7.9), and `seen` has moved past all of them.
     #[inline(always)]
-    fn next_used(&mut self, metas: &[Meta], in_flight: u16, used: &mut UsedSlot) -> Found {
-        let waiting = self.shared.waiting(in_flight, used);
+    fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found {
+        let waiting = self.shared.waiting(used);
         if waiting != Found::One {
             return waiting;
         }

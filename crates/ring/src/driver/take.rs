@@ -18,7 +18,7 @@ impl<P, T> Taking<'_, P, T> {
     /// Finds the next used chain and frees its slot. If it finds one, its payload must be taken out at once.
     #[inline(always)]
     pub(super) fn find<R: Ring>(&mut self, ring: &mut R, used: &mut UsedSlot) -> Found {
-        let found = ring.next_used(self.metas, *self.in_flight, used);
+        let found = ring.next_used(self.metas, used);
         if found != Found::One {
             return found;
         }
