@@ -1,7 +1,7 @@
 //! A temporary folder and child processes, which go whatever ends the program but SIGKILL.
 
 use crate::failure::{Failure, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs;
@@ -31,6 +31,8 @@ pub(super) fn clean_up_on_signals() -> Result<()> {
             let left = left();
             for &child in &left.children {
                 let _ = kill_process(child, Signal::KILL);
+                // To its end, which is near: nobody should find it running after we are gone.
+                let _ = waitpid(Some(child), WaitOptions::empty());
             }
             for folder in &left.folders {
                 let _ = fs::remove_dir_all(folder);
