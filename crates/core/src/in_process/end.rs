@@ -107,10 +107,9 @@ impl Shared {
         let Some(line) = self.line(index) else { return };
         while line.kicked.swap(false, Ordering::AcqRel) {
             loop {
-                if !matches!(self.run(index), Some(Ok(_))) {
-                    return;
-                }
-                if self.arm(index) {
+                let Some(Ok(run)) = self.run(index) else { return };
+                // A device that holds all it can takes no more for now: waiting for it goes on from here.
+                if self.arm(index) || run.taken + run.completed == 0 {
                     break;
                 }
             }
