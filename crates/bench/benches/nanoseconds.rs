@@ -8,12 +8,11 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::time::Instant;
 use virtio_kit_bench::args::Args;
-use virtio_kit_bench::case::case;
+use virtio_kit_bench::case::{Three, case};
 use virtio_kit_bench::report::publish;
 use virtio_kit_bench::row::Row;
 use virtio_kit_bench::stats::Spread;
 use virtio_kit_bench::two_cores::{cores, echo, line, pin, ring};
-use virtio_kit_ring::DmaBuf;
 
 fn main() {
     let args = Args::parse();
@@ -103,7 +102,7 @@ fn beside_rtrb(cores: [usize; 2], rows: &[Row], runs: usize, ops: usize) -> Stri
             while kept.len() < runs && thrown < 5 * runs {
                 let before = line(cores, 20_000);
                 let rtrb = echo(cores, depth, ops);
-                let ours = ring::<[DmaBuf; 3]>(cores, row, depth, ops);
+                let ours = ring::<Three>(cores, row, depth, ops);
                 let after = line(cores, 20_000);
                 if before.max(after) > before.min(after) * STEADY {
                     thrown += 1;

@@ -3,10 +3,9 @@
 use crate::row::{Mode, Row, Shape};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use virtio_kit_ring::chain::Parts;
 use virtio_kit_ring::driver::{Evidence, Indirect, Options, Quiesced, RingMemory, Storage};
 use virtio_kit_ring::mem::{HeapMemory, Memory, Region};
-use virtio_kit_ring::{Arena, Bufs, Chain, DmaBuf, device, driver};
+use virtio_kit_ring::{AnyChain, Arena, Bufs, Chain, DmaBuf, device, driver};
 
 /// Descriptors of every ring.
 const SIZE: u16 = 256;
@@ -33,69 +32,87 @@ pub trait Case {
 /// If memory runs out.
 pub fn case(row: &Row) -> Box<dyn Case> {
     match row.shape {
-        Shape::One => boxed::<[DmaBuf; 1]>(row),
-        Shape::Two => boxed::<[DmaBuf; 2]>(row),
-        Shape::Three => boxed::<[DmaBuf; 3]>(row),
-        Shape::Blk if row.mode == Mode::Batch => Box::new(Joined::<[DmaBuf; 3], true, true>::new(row)),
-        Shape::Blk => Box::new(Joined::<[DmaBuf; 3], false, true>::new(row)),
-        Shape::Dyn => boxed::<Bufs<4>>(row),
+        Shape::One => boxed::<One>(row),
+        Shape::Two => boxed::<Two>(row),
+        Shape::Three => boxed::<Three>(row),
+        Shape::Blk if row.mode == Mode::Batch => Box::new(Joined::<Three, true, true>::new(row)),
+        Shape::Blk => Box::new(Joined::<Three, false, true>::new(row)),
+        Shape::Dyn => boxed::<Dyn>(row),
     }
 }
 
-fn boxed<P: Shaped + 'static>(row: &Row) -> Box<dyn Case> {
+fn boxed<C: Shaped>(row: &Row) -> Box<dyn Case> {
     match row.mode {
-        Mode::Batch => Box::new(Joined::<P, true, false>::new(row)),
-        Mode::One | Mode::Calls => Box::new(Joined::<P, false, false>::new(row)),
+        Mode::Batch => Box::new(Joined::<C, true, false>::new(row)),
+        Mode::One | Mode::Calls => Box::new(Joined::<C, false, false>::new(row)),
     }
 }
 
-/// A list of buffers that can be made from an arena.
-pub trait Shaped: Parts + Sized {
-    /// How many of the first are for the device to read.
-    const READABLE: u16;
-    /// Allocates the buffers.
-    fn alloc(arena: &Arena) -> Self;
+/// A chain whose buffers can be made from an arena.
+pub trait Shaped: AnyChain + Sized + 'static {
+    /// The buffers, while they are in the pool.
+    type Buffers: Send;
+    /// Allocates buffers.
+    fn alloc(arena: &Arena) -> Self::Buffers;
+    /// Makes a chain of them.
+    fn of(buffers: Self::Buffers) -> Self;
+    /// Takes it apart again.
+    fn into_buffers(self) -> Self::Buffers;
 }
 
 fn buffer(arena: &Arena, len: usize) -> DmaBuf {
     arena.alloc_zeroed(len).expect("the arena is large enough")
 }
 
-impl Shaped for [DmaBuf; 1] {
-    const READABLE: u16 = 0;
-    fn alloc(arena: &Arena) -> Self {
-        [LENGTHS[1]].map(|n| buffer(arena, n))
+impl<const R: usize, const W: usize> Shaped for Chain<[DmaBuf; R], [DmaBuf; W]> {
+    type Buffers = ([DmaBuf; R], [DmaBuf; W]);
+    fn alloc(arena: &Arena) -> Self::Buffers {
+        let first = usize::from(R + W == 1);
+        let make = |i: usize| buffer(arena, LENGTHS[first + i]);
+        (std::array::from_fn(make), std::array::from_fn(|i| make(R + i)))
+    }
+    #[inline(always)]
+    fn of((readable, writable): Self::Buffers) -> Self {
+        Self::new(readable, writable)
+    }
+    #[inline(always)]
+    fn into_buffers(self) -> Self::Buffers {
+        self.into_parts()
     }
 }
 
-impl Shaped for [DmaBuf; 2] {
-    const READABLE: u16 = 1;
-    fn alloc(arena: &Arena) -> Self {
-        [LENGTHS[0], LENGTHS[1]].map(|n| buffer(arena, n))
+/// A list of up to two buffers on each side.
+type Dyn = Chain<Bufs<2>, Bufs<2>>;
+
+impl Shaped for Dyn {
+    type Buffers = (Bufs<2>, Bufs<2>);
+    fn alloc(arena: &Arena) -> Self::Buffers {
+        let list = |lengths: &[usize]| lengths.iter().map(|&n| buffer(arena, n)).collect();
+        (list(&LENGTHS[..1]), list(&LENGTHS[1..]))
+    }
+    #[inline(always)]
+    fn of((readable, writable): Self::Buffers) -> Self {
+        Self::new(readable, writable)
+    }
+    #[inline(always)]
+    fn into_buffers(self) -> Self::Buffers {
+        self.into_parts()
     }
 }
 
-impl Shaped for [DmaBuf; 3] {
-    const READABLE: u16 = 1;
-    fn alloc(arena: &Arena) -> Self {
-        LENGTHS.map(|n| buffer(arena, n))
-    }
-}
-
-impl Shaped for Bufs<4> {
-    const READABLE: u16 = 1;
-    fn alloc(arena: &Arena) -> Self {
-        LENGTHS.into_iter().map(|n| buffer(arena, n)).collect()
-    }
-}
+/// One chain of as many buffers as the name says.
+pub type One = Chain<[DmaBuf; 0], [DmaBuf; 1]>;
+/// One to read and one to write.
+pub type Two = Chain<[DmaBuf; 1], [DmaBuf; 1]>;
+/// One to read and two to write.
+pub type Three = Chain<[DmaBuf; 1], [DmaBuf; 2]>;
 
 /// The driver's end with its pool of buffers.
-pub struct Driver<P: Parts> {
+pub struct Driver<C: Shaped> {
     /// The queue.
-    pub queue: driver::Queue<P, u64>,
-    pool: Vec<P>,
-    spare: Vec<P>,
-    readable: u16,
+    pub queue: driver::Queue<C, u64>,
+    pool: Vec<C>,
+    spare: Vec<C>,
     token: u64,
     event: bool,
 }
@@ -112,7 +129,7 @@ pub struct Device {
 /// # Panics
 ///
 /// If memory runs out.
-pub fn ends<P: Shaped>(row: &Row) -> (Driver<P>, Device) {
+pub fn ends<C: Shaped>(row: &Row) -> (Driver<C>, Device) {
     let Row { packed, in_order, event, indirect, .. } = *row;
     let arena = Arena::new(HeapMemory::new(1 << 20).expect("memory")).expect("an arena");
     let memory = RingMemory::alloc(&arena, packed, SIZE).expect("a ring");
@@ -131,12 +148,12 @@ pub fn ends<P: Shaped>(row: &Row) -> (Driver<P>, Device) {
         queue.disable_callbacks();
         other.disable_notifications();
     }
-    let pool: Vec<P> = (0..POOL).map(|_| P::alloc(&arena)).collect();
+    let pool: Vec<C> = (0..POOL).map(|_| C::of(C::alloc(&arena))).collect();
     let spare = Vec::with_capacity(POOL);
-    (Driver { queue, pool, spare, readable: P::READABLE, token: 0, event }, Device { queue: other, event })
+    (Driver { queue, pool, spare, token: 0, event }, Device { queue: other, event })
 }
 
-impl<P: Parts> Driver<P> {
+impl<C: Shaped> Driver<C> {
     /// Adds up to `n` chains and publishes them; fewer if the pool has no more.
     ///
     /// # Panics
@@ -144,23 +161,20 @@ impl<P: Parts> Driver<P> {
     /// If the queue takes no more, or is broken.
     #[inline(always)]
     pub fn submit<const BATCH: bool>(&mut self, n: usize) {
-        let Self { queue, pool, readable, token, .. } = self;
-        let mut next = || {
-            let chain = Chain::new(pool.pop()?, *readable);
-            *token += 1;
-            Some((chain, *token))
-        };
+        let Self { queue, pool, token, .. } = self;
         if BATCH {
             let mut left = n;
-            let added = queue.add_batch(|| {
+            let added = queue.add_batch(|place| {
                 left = left.checked_sub(1)?;
-                next()
+                *token += 1;
+                Some(place.put(pool.pop()?, *token))
             });
             assert!(added.is_ok());
         } else {
             for _ in 0..n {
-                let Some((chain, token)) = next() else { break };
-                assert!(queue.add_buf(chain, token).is_ok());
+                let Some(chain) = pool.pop() else { break };
+                *token += 1;
+                assert!(queue.add_buf(chain, *token).is_ok());
             }
         }
         black_box(queue.publish());
@@ -176,10 +190,10 @@ impl<P: Parts> Driver<P> {
     pub fn reap<const BATCH: bool>(&mut self) -> usize {
         let Self { queue, pool, .. } = self;
         let mut got = 0;
-        let mut keep = |used: driver::Used<P, u64>| {
+        let mut keep = |used: driver::Used<C, u64>| {
             black_box(used.token);
             black_box(used.written);
-            pool.push(used.chain.into_parts());
+            pool.push(used.chain);
         };
         if BATCH {
             got = queue.get_batch(usize::MAX, keep).expect("not broken");
@@ -205,7 +219,7 @@ impl<P: Parts> Driver<P> {
     }
 }
 
-impl<P: Parts> Drop for Driver<P> {
+impl<C: Shaped> Drop for Driver<C> {
     fn drop(&mut self) {
         // The device's half is never used after the driver's.
         self.queue.shutdown(Quiesced::on(Evidence::DeviceHalfReturned)).for_each(drop);
@@ -256,7 +270,7 @@ fn look_at(segment: &device::Segment) {
 
 // Kept out of line so that callgrind can tell the parts apart by name.
 #[inline(never)]
-fn part_submit<P: Parts, const BATCH: bool>(driver: &mut Driver<P>, n: usize) {
+fn part_submit<C: Shaped, const BATCH: bool>(driver: &mut Driver<C>, n: usize) {
     driver.submit::<BATCH>(n);
 }
 
@@ -266,34 +280,34 @@ fn part_device<const BLK: bool>(device: &mut Device) -> usize {
 }
 
 #[inline(never)]
-fn part_reap<P: Parts, const BATCH: bool>(driver: &mut Driver<P>) -> usize {
+fn part_reap<C: Shaped, const BATCH: bool>(driver: &mut Driver<C>) -> usize {
     driver.reap::<BATCH>()
 }
 
 #[inline(never)]
-fn part_pool<P: Parts>(driver: &mut Driver<P>, n: usize) {
+fn part_pool<C: Shaped>(driver: &mut Driver<C>, n: usize) {
     driver.shuffle(n);
 }
 
-struct Joined<P: Parts, const BATCH: bool, const BLK: bool> {
-    driver: Driver<P>,
+struct Joined<C: Shaped, const BATCH: bool, const BLK: bool> {
+    driver: Driver<C>,
     device: Device,
     batch: usize,
 }
 
-impl<P: Shaped, const BATCH: bool, const BLK: bool> Joined<P, BATCH, BLK> {
+impl<C: Shaped, const BATCH: bool, const BLK: bool> Joined<C, BATCH, BLK> {
     fn new(row: &Row) -> Self {
         let (driver, device) = ends(row);
         Self { driver, device, batch: row.batch() }
     }
 }
 
-impl<P: Parts, const BATCH: bool, const BLK: bool> Case for Joined<P, BATCH, BLK> {
+impl<C: Shaped, const BATCH: bool, const BLK: bool> Case for Joined<C, BATCH, BLK> {
     fn run(&mut self, turns: usize) {
         for _ in 0..turns {
-            part_submit::<P, BATCH>(&mut self.driver, self.batch);
+            part_submit::<C, BATCH>(&mut self.driver, self.batch);
             assert_eq!(part_device::<BLK>(&mut self.device), self.batch);
-            assert_eq!(part_reap::<P, BATCH>(&mut self.driver), self.batch);
+            assert_eq!(part_reap::<C, BATCH>(&mut self.driver), self.batch);
         }
     }
 
@@ -301,11 +315,11 @@ impl<P: Parts, const BATCH: bool, const BLK: bool> Case for Joined<P, BATCH, BLK
         let mut parts = [Duration::ZERO; 3];
         for _ in 0..turns {
             let start = Instant::now();
-            part_submit::<P, BATCH>(&mut self.driver, self.batch);
+            part_submit::<C, BATCH>(&mut self.driver, self.batch);
             let submitted = Instant::now();
             assert_eq!(part_device::<BLK>(&mut self.device), self.batch);
             let answered = Instant::now();
-            assert_eq!(part_reap::<P, BATCH>(&mut self.driver), self.batch);
+            assert_eq!(part_reap::<C, BATCH>(&mut self.driver), self.batch);
             let reaped = Instant::now();
             parts[0] += submitted - start;
             parts[1] += answered - submitted;

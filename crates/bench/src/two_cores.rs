@@ -106,8 +106,8 @@ pub fn echo(cores: [usize; 2], depth: usize, ops: usize) -> f64 {
 }
 
 /// Nanoseconds of a row's operation, `depth` at a time, driver and device on a core each.
-pub fn ring<P: Shaped>(cores: [usize; 2], row: &Row, depth: usize, ops: usize) -> f64 {
-    let (driver, device) = ends::<P>(row);
+pub fn ring<C: Shaped>(cores: [usize; 2], row: &Row, depth: usize, ops: usize) -> f64 {
+    let (driver, device) = ends::<C>(row);
     let (mut driver, mut device) = (Apart(driver), Apart(device));
     let (ours, theirs) = (&mut driver.0, &mut device.0);
     let ns = pair(
@@ -136,7 +136,7 @@ pub fn ring<P: Shaped>(cores: [usize; 2], row: &Row, depth: usize, ops: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use virtio_kit_ring::DmaBuf;
+    use crate::case::Three;
 
     #[test]
     fn every_layout_ends_with_all_operations_done() {
@@ -144,7 +144,7 @@ mod tests {
         assert!(line(cores, 100) > 0.0);
         assert!(echo(cores, 16, 1000) > 0.0);
         for row in Row::matching("/3/batch") {
-            assert!(ring::<[DmaBuf; 3]>(cores, &row, 16, 1000) > 0.0);
+            assert!(ring::<Three>(cores, &row, 16, 1000) > 0.0);
         }
     }
 }

@@ -34,5 +34,5 @@ pub mod pci;
 pub mod registers;
 pub mod transport;
 
-pub use virtio_kit_ring::{self as ring, Arena, Bufs, Chain, DmaBuf, Domain, Parts};
+pub use virtio_kit_ring::{self as ring, AnyChain, Arena, Bufs, Chain, DmaBuf, Domain, Either, Parts};
 pub use virtio_kit_spec::{self as spec, DeviceId, F, Features, Status};

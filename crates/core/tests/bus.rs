@@ -13,7 +13,7 @@ use virtio_kit::ring::mem::HeapMemory;
 use virtio_kit::transport::Identity;
 use virtio_kit::{Arena, Chain, DeviceId, DmaBuf, Features, Status};
 
-type Vq = Virtqueue<DmaBuf, u32>;
+type Vq = Virtqueue<Chain<DmaBuf>, u32>;
 
 /// Counts what it is asked; keeps the queues of its devices where a test finds them.
 #[derive(Default)]

@@ -18,7 +18,8 @@ use virtio_kit_linux::vhost_user::front_end::{ConnectError, FrontEnd, IMPLEMENTE
 use virtio_kit_ring::driver::{Evidence, Indirect};
 use virtio_kit_spec::{DeviceId, F, Features};
 
-type Vq = Virtqueue<[DmaBuf; 2], u32>;
+type Question = Chain<DmaBuf, DmaBuf>;
+type Vq = Virtqueue<Question, u32>;
 
 fn options() -> Options {
     Options { arena_len: 1 << 20, timeout: LONG, queue_size: 16, ..Options::new(DeviceId::BLOCK) }
@@ -34,11 +35,11 @@ fn negotiate(front: FrontEnd) -> Result<virtio_kit::driver::Setup, NegotiateErro
     Found::new(Box::new(front)).negotiate(Features::EMPTY)
 }
 
-fn chain(arena: &Arena, number: u32) -> Chain<[DmaBuf; 2]> {
+fn chain(arena: &Arena, number: u32) -> Question {
     let mut question = arena.alloc(100).unwrap();
     question.fill(number as u8);
     let answer = arena.alloc_zeroed(100).unwrap();
-    Chain::new([question, answer], 1)
+    Chain::new(question, answer)
 }
 
 fn add(vq: &mut Vq, arena: &Arena, numbers: std::ops::Range<u32>) {
@@ -55,7 +56,7 @@ fn take(vq: &mut Vq, count: usize) -> Result<Vec<u32>, TransportError> {
         assert!(Instant::now() < deadline, "{} of {count} answers", tokens.len());
         match vq.get_buf().unwrap() {
             Some(Used { chain, token, written }) => {
-                let answer: [u8; 100] = chain.into_parts()[1].read_value(0).unwrap();
+                let answer: [u8; 100] = chain.writable.read_value(0).unwrap();
                 assert_eq!((answer, written), ([token as u8; 100], 100));
                 tokens.push(token);
             }

@@ -236,8 +236,10 @@ fn random_bytes_come_from_an_entropy_device_in_every_layout() {
         let mut setup = found.negotiate(Features::EMPTY).unwrap();
         let arena = setup.arena().unwrap().clone();
         let indirect = Some(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
-        let mut vq = setup.new_vq::<DmaBuf, u32>(0, VqOptions { indirect, ..VqOptions::default() }).unwrap();
-        assert!(setup.new_vq::<DmaBuf, u32>(1, VqOptions::default()).is_err());
+        let mut vq = setup
+            .new_vq::<Chain<(), DmaBuf>, u32>(0, VqOptions { indirect, ..VqOptions::default() })
+            .unwrap();
+        assert!(setup.new_vq::<Chain<(), DmaBuf>, u32>(1, VqOptions::default()).is_err());
         let mut device = setup.start().unwrap();
         for token in 0..50 {
             vq.add_buf(Chain::writable(arena.alloc_zeroed(32).unwrap()), token).unwrap();
@@ -250,7 +252,10 @@ fn random_bytes_come_from_an_entropy_device_in_every_layout() {
                 }
             };
             assert_eq!((used.token, used.written), (token, 32));
-            assert!(seen.insert(used.chain.read_value::<[u8; 32]>(0).unwrap()), "the same bytes again");
+            assert!(
+                seen.insert(used.chain.writable.read_value::<[u8; 32]>(0).unwrap()),
+                "the same bytes again"
+            );
         }
         // Without anybody who waits: interrupts are passed on when they are asked for.
         let before = vq.interrupt().interrupts();

@@ -133,13 +133,13 @@ fn echo(protocol: VhostUserProtocolFeatures, features: Features) -> (P, u32) {
         }
         let arena = setup.arena().unwrap().clone();
         let indirect = Some(Indirect { max_parts: 2, direct_up_to: 0, keep_free: 0 });
-        let mut vqs: Vec<Virtqueue<[DmaBuf; 2], u32>> = (0..queues)
+        let mut vqs: Vec<Virtqueue<Chain<DmaBuf, DmaBuf>, u32>> = (0..queues)
             .map(|index| setup.new_vq(index, VqOptions { indirect, ..VqOptions::default() }).unwrap())
             .collect();
         let add = |vq: &mut Virtqueue<_, _>, token: u32| {
             let mut question = arena.alloc(4).unwrap();
             question.write_value(0, &token).unwrap();
-            vq.add_buf(Chain::new([question, arena.alloc_zeroed(4).unwrap()], 1), token).unwrap();
+            vq.add_buf(Chain::new(question, arena.alloc_zeroed(4).unwrap()), token).unwrap();
         };
         // Some before the device runs.
         vqs.iter_mut().for_each(|vq| {
@@ -156,7 +156,7 @@ fn echo(protocol: VhostUserProtocolFeatures, features: Features) -> (P, u32) {
                     assert!(Instant::now() < deadline, "round {round}");
                     match vq.get_buf().unwrap() {
                         Some(Used { chain, token, written }) => {
-                            assert_eq!(chain.into_parts()[1].read_value(0), Ok(token));
+                            assert_eq!(chain.writable.read_value(0), Ok(token));
                             assert_eq!(written, 4);
                         }
                         None => {

@@ -23,7 +23,9 @@ use zerocopy::FromZeros;
 const SECTORS: u64 = 4096;
 const SECTOR: usize = 512;
 
-type Vq = Virtqueue<[DmaBuf; 3], u64>;
+/// Header and data, data and status.
+type Request = Chain<Vec<DmaBuf>, Vec<DmaBuf>>;
+type Vq = Virtqueue<Request, u64>;
 
 /// A daemon with one disk, killed with the value.
 struct Daemon {
@@ -111,7 +113,7 @@ fn everything() -> Features {
     !Features::EMPTY
 }
 
-fn request(arena: &Arena, kind: RequestType, sector: u64, data: &[u8]) -> Chain<[DmaBuf; 3]> {
+fn request(arena: &Arena, kind: RequestType, sector: u64, data: &[u8]) -> Request {
     let mut header = arena.alloc(RequestHeader::SIZE).unwrap();
     let fields = RequestHeader { kind: kind.0.into(), sector: sector.into(), ..RequestHeader::new_zeroed() };
     header.write_value(0, &fields).unwrap();
@@ -119,7 +121,10 @@ fn request(arena: &Arena, kind: RequestType, sector: u64, data: &[u8]) -> Chain<
     body.write(0, data).unwrap();
     let mut status = arena.alloc(1).unwrap();
     status.fill(0xff);
-    Chain::new([header, body, status], if kind == RequestType::IN { 1 } else { 2 })
+    match kind {
+        RequestType::IN => Chain::new(vec![header], vec![body, status]),
+        _ => Chain::new(vec![header, body], vec![status]),
+    }
 }
 
 /// Takes one answer, whose status must be good; the data and the token.
@@ -128,7 +133,9 @@ fn answer(vq: &mut Vq) -> Result<(Vec<u8>, u64), TransportError> {
     loop {
         assert!(Instant::now() < deadline, "no answer");
         if let Some(Used { chain, token, .. }) = vq.get_buf().unwrap() {
-            let [_, body, status] = chain.into_parts();
+            let (mut out, mut back) = chain.into_parts();
+            let status = back.pop().unwrap();
+            let body = back.pop().or_else(|| out.pop()).unwrap();
             assert_eq!(status.read_value::<u8>(0), Ok(0));
             let mut data = vec![0; body.len()];
             body.read(0, &mut data).unwrap();

@@ -1,268 +1,104 @@
 //! What a driver adds to a queue: owned buffers, readable ones first.
 
 use crate::mem::DmaBuf;
-use core::fmt;
-use core::mem::MaybeUninit;
+use crate::parts::Parts;
 
-/// Buffers that a chain owns.
+/// Owned buffers as the device sees them: those in `readable` for it to read, then those in `writable` for it to
+/// write (2.7.4, 2.8.17).
 ///
-/// A queue stores the value itself while the chain is in flight and gives the very same value back, so the
-/// list can have whatever shape suits its driver: an array, a tuple, a `Vec`. Implemented for [`DmaBuf`],
-/// arrays, `Option`, tuples of up to four, [`Bufs`], and with the `alloc` feature `Vec` and `Box`.
-///
-/// # Safety
-///
-/// `visit` must show the same buffers in the same order each time, exactly `count` of them, until the value
-/// is next accessed mutably, and neither may panic: a chain half written would stay in the ring. And the value
-/// must own the buffers: nobody can take one out, drop it or change its window without exclusive access to it.
-pub unsafe trait Parts: Send {
-    /// How many buffers there are.
-    fn count(&self) -> usize;
-    /// Shows every buffer, in order.
-    fn visit(&self, see: impl FnMut(&DmaBuf));
-}
-
-// SAFETY: one buffer, owned.
-unsafe impl Parts for DmaBuf {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        1
-    }
-    #[inline(always)]
-    fn visit(&self, mut see: impl FnMut(&Self)) {
-        see(self);
-    }
-}
-
-// SAFETY: no buffer.
-unsafe impl Parts for () {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        0
-    }
-    #[inline(always)]
-    fn visit(&self, _: impl FnMut(&DmaBuf)) {}
-}
-
-// SAFETY: the elements own theirs, and are shown in order.
-unsafe impl<P: Parts, const N: usize> Parts for [P; N] {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.iter().map(P::count).sum()
-    }
-    #[inline(always)]
-    fn visit(&self, mut see: impl FnMut(&DmaBuf)) {
-        self.iter().for_each(|p| p.visit(&mut see));
-    }
-}
-
-// SAFETY: the element, if any, owns its buffers.
-unsafe impl<P: Parts> Parts for Option<P> {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.as_ref().map_or(0, P::count)
-    }
-    #[inline(always)]
-    fn visit(&self, see: impl FnMut(&DmaBuf)) {
-        if let Some(p) = self {
-            p.visit(see);
-        }
-    }
-}
-
-macro_rules! tuple {
-    ($($name:ident $index:tt),+) => {
-        // SAFETY: the elements own theirs, and are shown in order.
-        unsafe impl<$($name: Parts),+> Parts for ($($name,)+) {
-            #[inline(always)]
-            fn count(&self) -> usize {
-                0 $(+ self.$index.count())+
-            }
-            #[inline(always)]
-            fn visit(&self, mut see: impl FnMut(&DmaBuf)) {
-                $(self.$index.visit(&mut see);)+
-            }
-        }
-    };
-}
-tuple!(A 0);
-tuple!(A 0, B 1);
-tuple!(A 0, B 1, C 2);
-tuple!(A 0, B 1, C 2, D 3);
-
-// SAFETY: a vector owns its elements.
-#[cfg(feature = "alloc")]
-unsafe impl<P: Parts> Parts for alloc::vec::Vec<P> {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.iter().map(P::count).sum()
-    }
-    #[inline(always)]
-    fn visit(&self, mut see: impl FnMut(&DmaBuf)) {
-        self.iter().for_each(|p| p.visit(&mut see));
-    }
-}
-
-// SAFETY: a box owns its element.
-#[cfg(feature = "alloc")]
-unsafe impl<P: Parts> Parts for alloc::boxed::Box<P> {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        (**self).count()
-    }
-    #[inline(always)]
-    fn visit(&self, see: impl FnMut(&DmaBuf)) {
-        (**self).visit(see);
-    }
-}
-
-/// Up to `N` buffers, without a heap.
-pub struct Bufs<const N: usize> {
-    len: u8,
-    buffers: [MaybeUninit<DmaBuf>; N],
-}
-
-impl<const N: usize> Bufs<N> {
-    /// No buffers.
-    pub const fn new() -> Self {
-        const { assert!(N <= 255, "at most 255 buffers") };
-        Self { len: 0, buffers: [const { MaybeUninit::uninit() }; N] }
-    }
-
-    /// Appends a buffer; gives it back if there is no space.
-    pub fn push(&mut self, buffer: DmaBuf) -> Result<(), DmaBuf> {
-        match self.buffers.get_mut(usize::from(self.len)) {
-            Some(place) => {
-                place.write(buffer);
-                self.len += 1;
-                Ok(())
-            }
-            None => Err(buffer),
-        }
-    }
-
-    /// Takes the last buffer off.
-    pub fn pop(&mut self) -> Option<DmaBuf> {
-        self.len = self.len.checked_sub(1)?;
-        // SAFETY: the first `len` places are initialised, and this one is no longer among them.
-        Some(unsafe { self.buffers[usize::from(self.len)].assume_init_read() })
-    }
-
-    /// The buffers.
-    pub fn as_slice(&self) -> &[DmaBuf] {
-        // SAFETY: the first `len` places are initialised.
-        unsafe { self.buffers[..usize::from(self.len)].assume_init_ref() }
-    }
-
-    /// The buffers, to be read and written.
-    pub fn as_mut_slice(&mut self) -> &mut [DmaBuf] {
-        // SAFETY: the first `len` places are initialised.
-        unsafe { self.buffers[..usize::from(self.len)].assume_init_mut() }
-    }
-}
-
-impl<const N: usize> Default for Bufs<N> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<const N: usize> Drop for Bufs<N> {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
-    }
-}
-
-impl<const N: usize> FromIterator<DmaBuf> for Bufs<N> {
-    /// # Panics
-    ///
-    /// If there are more than `N`.
-    fn from_iter<I: IntoIterator<Item = DmaBuf>>(buffers: I) -> Self {
-        let mut all = Self::new();
-        for buffer in buffers {
-            assert!(all.push(buffer).is_ok(), "more than {N} buffers");
-        }
-        all
-    }
-}
-
-// SAFETY: the first `len` buffers are owned, and shown in order.
-unsafe impl<const N: usize> Parts for Bufs<N> {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        usize::from(self.len)
-    }
-    #[inline(always)]
-    fn visit(&self, see: impl FnMut(&DmaBuf)) {
-        self.as_slice().iter().for_each(see);
-    }
-}
-
-impl<const N: usize> fmt::Debug for Bufs<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.as_slice()).finish()
-    }
-}
-
-/// Owned buffers in the order in which the device sees them: the first `readable` for it to read, the rest
-/// for it to write (2.7.4, 2.8.17).
+/// Which is which is in the type, so nothing is left to check, and nothing to get wrong. A queue whose chains come in
+/// several shapes takes [`Either`] of them.
 #[derive(Debug)]
-pub struct Chain<P> {
-    pub(crate) parts: P,
-    pub(crate) readable: u16,
-    #[allow(dead_code, reason = "it is there for its niche")]
-    niche: Niche,
+pub struct Chain<R, W = ()> {
+    /// What the device reads.
+    pub readable: R,
+    /// What the device writes.
+    pub writable: W,
 }
 
-/// Gives `Option<Chain>` a place to say `None` that is not in the first buffer, which can so be moved whole.
-#[derive(Clone, Copy, Debug)]
-#[repr(u8)]
-enum Niche {
-    Here,
-}
-
-impl<P: Parts> Chain<P> {
-    /// `parts`, of which the device reads the first `readable` and writes the others.
+impl<R: Parts, W: Parts> Chain<R, W> {
+    /// A chain of buffers for the device to read, and to write.
     #[inline(always)]
-    pub fn new(parts: P, readable: u16) -> Self {
-        Self { parts, readable, niche: Niche::Here }
-    }
-
-    /// `parts`, all for the device to read.
-    #[inline(always)]
-    pub fn readable(parts: P) -> Self {
-        let readable = parts.count().min(usize::from(u16::MAX)) as u16;
-        Self { parts, readable, niche: Niche::Here }
-    }
-
-    /// `parts`, all for the device to write.
-    #[inline(always)]
-    pub fn writable(parts: P) -> Self {
-        Self { parts, readable: 0, niche: Niche::Here }
+    pub fn new(readable: R, writable: W) -> Self {
+        Self { readable, writable }
     }
 
     /// The buffers, given back.
     #[inline(always)]
-    pub fn into_parts(self) -> P {
-        self.parts
-    }
-
-    /// How many buffers the device reads.
-    pub fn readable_count(&self) -> u16 {
-        self.readable
+    pub fn into_parts(self) -> (R, W) {
+        (self.readable, self.writable)
     }
 }
 
-impl<P> core::ops::Deref for Chain<P> {
-    type Target = P;
-
-    fn deref(&self) -> &P {
-        &self.parts
+impl<R: Parts> Chain<R> {
+    /// A chain of buffers for the device to read only.
+    #[inline(always)]
+    pub fn readable(readable: R) -> Self {
+        Self::new(readable, ())
     }
 }
 
-impl<P> core::ops::DerefMut for Chain<P> {
-    fn deref_mut(&mut self) -> &mut P {
-        &mut self.parts
+impl<W: Parts> Chain<(), W> {
+    /// A chain of buffers for the device to write only.
+    #[inline(always)]
+    pub fn writable(writable: W) -> Self {
+        Self::new((), writable)
+    }
+}
+
+/// A chain of one shape or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Either<A, B> {
+    /// The one shape.
+    One(A),
+    /// The other.
+    Other(B),
+}
+
+/// A chain of any shape: what a queue takes, and gives back the very same value of.
+///
+/// Implemented for [`Chain`] and for [`Either`] of two shapes.
+///
+/// # Safety
+///
+/// `visit` must show the same buffers in the same order each time, exactly `count` of them, those for the device to
+/// read before those for it to write, until the value is next accessed mutably, and neither may panic: a chain half
+/// written would stay in the ring. And the value must own the buffers: nobody can take one out, drop it or
+/// change its window without exclusive access to it.
+pub unsafe trait AnyChain: Send {
+    /// How many buffers there are.
+    fn count(&self) -> usize;
+    /// Shows every buffer, in order, and whether the device may write it.
+    fn visit(&self, see: impl FnMut(&DmaBuf, bool));
+}
+
+// SAFETY: what is shown is the parts', which promise the same of themselves.
+unsafe impl<R: Parts, W: Parts> AnyChain for Chain<R, W> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.readable.count() + self.writable.count()
+    }
+    #[inline(always)]
+    fn visit(&self, mut see: impl FnMut(&DmaBuf, bool)) {
+        self.readable.visit(|buffer| see(buffer, false));
+        self.writable.visit(|buffer| see(buffer, true));
+    }
+}
+
+// SAFETY: what is shown is one chain's, which promises the same of itself.
+unsafe impl<A: AnyChain, B: AnyChain> AnyChain for Either<A, B> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        match self {
+            Self::One(chain) => chain.count(),
+            Self::Other(chain) => chain.count(),
+        }
+    }
+    #[inline(always)]
+    fn visit(&self, see: impl FnMut(&DmaBuf, bool)) {
+        match self {
+            Self::One(chain) => chain.visit(see),
+            Self::Other(chain) => chain.visit(see),
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mem`] | arenas and [`DmaBuf`]s on the driver's side, [`Memory`](mem::Memory) on the device's, and the only ways to look into either |
-//! | [`chain`] | what a driver adds: a list of owned buffers, readable parts first |
+//! | [`chain`], [`parts`] | what a driver adds: lists of owned buffers, readable ones first |
 //! | [`driver`] | the driver's side of a queue: add, publish, reap, hand everything back |
 //! | [`device`] | the device's side: take, read and write, complete |
 //! | [`notify`] | the one notification primitive of both roles and both layouts |
@@ -32,9 +32,11 @@ pub mod device;
 pub mod driver;
 pub mod mem;
 pub mod notify;
+pub mod parts;
 pub mod store;
 mod words;
 
-pub use chain::{Bufs, Chain, Parts};
+pub use chain::{AnyChain, Chain, Either};
 pub use mem::{Arena, DeviceAddr, DmaBuf, Domain};
+pub use parts::{Bufs, Parts};
 pub use store::Store;

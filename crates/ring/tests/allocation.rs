@@ -1,6 +1,6 @@
 //! No request allocates: after a warm-up a counting allocator must see nothing, on either side.
 
-use virtio_kit_ring::driver::{Indirect, Queue, RingMemory, Storage};
+use virtio_kit_ring::driver::{Evidence, Indirect, Queue, Quiesced, RingMemory, Storage};
 use virtio_kit_ring::mem::{Memory, Region};
 use virtio_kit_ring::{Arena, Chain, DmaBuf, device};
 use virtio_kit_testkit::counting::{CountingAllocator, calls_during};
@@ -10,12 +10,15 @@ use virtio_kit_testkit::{Shape, SharedMemory};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
+/// Header, data and status.
+type Request = Chain<DmaBuf, [DmaBuf; 2]>;
+
 struct Ends {
     arena: Arena,
-    driver: Queue<[DmaBuf; 3], u64>,
+    driver: Queue<Request, u64>,
     device: device::Queue,
     /// Buffers that are with nobody, in a list that is long enough.
-    free: Vec<[DmaBuf; 3]>,
+    free: Vec<Request>,
     held: Vec<device::Chain>,
     parity: bool,
 }
@@ -32,27 +35,31 @@ impl Ends {
         let storage = device::Storage::boxed(shape.size, 4);
         let addrs = device_addrs(&driver);
         let device = device::Queue::new(shape.config(), addrs, regions, None, storage).unwrap();
-        let free = (0..10).map(|_| [16, 200, 1].map(|len| arena.alloc(len).unwrap())).collect();
+        let free = (0..10)
+            .map(|_| {
+                let [header, data, status] = [16, 200, 1].map(|len| arena.alloc(len).unwrap());
+                Request::new(header, [data, status])
+            })
+            .collect();
         Self { arena, driver, device, free, held: Vec::with_capacity(16), parity: false }
     }
 
     /// Every operation of the data path, once or more.
     fn round(&mut self) {
-        while let Some(mut buffers) = self.free.pop() {
-            buffers[0].write_value(0, &7u64).unwrap();
-            if let Err(e) = self.driver.add_buf(Chain::new(buffers, 1), 7) {
-                self.free.push(e.chain.into_parts());
+        while let Some(mut chain) = self.free.pop() {
+            chain.readable.write_value(0, &7u64).unwrap();
+            if let Err(e) = self.driver.add_buf(chain, 7) {
+                self.free.push(e.chain);
                 break;
             }
         }
         let (driver, device, free, held) =
             (&mut self.driver, &mut self.device, &mut self.free, &mut self.held);
-        if let Some(buffers) = free.pop() {
-            let mut one = Some((Chain::new(buffers, 1), 8));
-            if let Err((_, e)) = driver.add_batch(|| one.take()) {
-                free.push(e.chain.into_parts());
-            }
+        let mut one = free.pop();
+        if let Err(e) = driver.add_batch(|place| Some(place.put(one.take()?, 8))) {
+            free.extend(e.refused.map(|(chain, _)| chain));
         }
+        free.extend(one);
         driver.publish();
         device.disable_notifications();
         while let Some(chain) = device.take().unwrap() {
@@ -73,9 +80,9 @@ impl Ends {
         device.publish();
         driver.disable_callbacks();
         if let Some(used) = driver.get_buf().unwrap() {
-            free.push(used.chain.into_parts());
+            free.push(used.chain);
         }
-        driver.get_batch(100, |used| free.push(used.chain.into_parts())).unwrap();
+        driver.get_batch(100, |used| free.push(used.chain)).unwrap();
         assert!(driver.restart());
         // Buffers come and go from an arena without the heap, too.
         drop(self.arena.alloc(500).unwrap());
@@ -103,15 +110,14 @@ fn the_counting_allocator_counts() {
 }
 
 #[test]
-fn errors_of_a_broken_queue_allocate_nothing_either() {
+fn refusals_allocate_nothing_either() {
     for shape in Shape::all().filter(|shape| shape.size >= 3) {
         let mut ends = Ends::new(shape, 3);
         ends.round();
         let mut refused = ends.free.pop();
+        assert_eq!(ends.driver.shutdown(Quiesced::on(Evidence::DeviceHalfReturned)).count(), 0);
         let calls = calls_during(|| {
-            // More readable buffers than there are.
-            let chain = Chain::new(refused.take().unwrap(), 9);
-            refused = Some(ends.driver.add_buf(chain, 1).unwrap_err().chain.into_parts());
+            refused = Some(ends.driver.add_buf(refused.take().unwrap(), 1).unwrap_err().chain);
         });
         assert_eq!(calls, 0, "{shape}");
     }

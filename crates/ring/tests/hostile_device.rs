@@ -13,7 +13,7 @@ use virtio_kit_ring::{Arena, Chain, DmaBuf, Domain};
 use virtio_kit_testkit::raw::{ForeignDevice, Seen, flags};
 use virtio_kit_testkit::{Shape, SharedMemory};
 
-type Buffers = Vec<DmaBuf>;
+type Buffers = Chain<Vec<DmaBuf>, Vec<DmaBuf>>;
 type Driver = Queue<Buffers, u64>;
 
 /// Bytes that the device may write to each chain.
@@ -73,17 +73,18 @@ impl Scene {
     /// Adds a chain that takes one descriptor: of two buffers in a table, or of one.
     fn add(&mut self, read_only: bool) {
         let lens: &[usize] = if self.shape.indirect { &[60, 40] } else { &[100] };
-        let buffers: Buffers = lens.iter().map(|&len| self.arena.alloc_zeroed(len).unwrap()).collect();
+        let buffers: Vec<_> = lens.iter().map(|&len| self.arena.alloc_zeroed(len).unwrap()).collect();
         let token = self.next_token;
         self.next_token += 1;
         self.added.insert(token, buffers.iter().map(|b| b.device_addr().get()).collect());
-        let chain = if read_only { Chain::readable(buffers) } else { Chain::writable(buffers) };
+        let chain = if read_only { Chain::new(buffers, vec![]) } else { Chain::new(vec![], buffers) };
         self.driver.add_buf(chain, token).expect("space");
     }
 
-    fn back(&mut self, chain: &Chain<Buffers>, token: u64) {
+    fn back(&mut self, chain: &Buffers, token: u64) {
         let addrs = self.added.remove(&token).expect("a token that is in flight, once");
-        assert!(chain.iter().map(|b| b.device_addr().get()).eq(addrs), "other buffers");
+        let buffers = chain.readable.iter().chain(&chain.writable);
+        assert!(buffers.map(|b| b.device_addr().get()).eq(addrs), "other buffers");
     }
 
     fn get(&mut self) -> Result<Option<Used<Buffers, u64>>, Broken> {
@@ -114,10 +115,11 @@ impl Scene {
         assert!(!self.driver.restart(), "nothing to sleep for");
         self.driver.disable_callbacks();
         assert!(!self.driver.publish(), "nothing is published");
-        let refused = self.driver.add_buf(Chain::writable(vec![]), 999).unwrap_err();
+        let refused = self.driver.add_buf(Chain::new(vec![], vec![]), 999).unwrap_err();
         assert_eq!((refused.kind(), refused.token), (AddErrorKind::Broken(broken), 999));
-        let batch = self.driver.add_batch(|| Some((Chain::writable(vec![]), 998))).unwrap_err();
-        assert_eq!((batch.0, batch.1.kind()), (0, AddErrorKind::Broken(broken)));
+        let batch = self.driver.add_batch(|_| panic!("asked for a chain")).unwrap_err();
+        assert_eq!((batch.added, batch.kind), (0, AddErrorKind::Broken(broken)));
+        assert!(batch.refused.is_none());
         self.end();
     }
 
@@ -577,10 +579,10 @@ fn a_panic_in_the_callers_closure_leaves_the_queue_whole() {
         assert_eq!((scene.driver.in_flight(), scene.driver.room()), (0, shape.size));
         let mut left = 2;
         let batch = catch_unwind(AssertUnwindSafe(|| {
-            scene.driver.add_batch(|| {
+            scene.driver.add_batch(|place| {
                 left -= 1;
                 assert!(left > 0, "the caller's own affair");
-                Some((Chain::writable(vec![scene.arena.alloc(100).unwrap()]), 77))
+                Some(place.put(Chain::new(vec![], vec![scene.arena.alloc(100).unwrap()]), 77))
             })
         }));
         assert!(batch.is_err());
@@ -621,12 +623,12 @@ fn a_chain_of_too_many_bytes_comes_back() {
         let mut scene = Scene::new(shape, 1, false);
         let domain = scene.arena.domain();
         let more = Arena::new(More(SharedMemory::new(1 << 40, 1 << 32), domain)).unwrap();
-        let mut buffers: Buffers = (0..4).map(|_| more.alloc(1 << 30).unwrap()).collect();
-        let error = scene.driver.add_buf(Chain::writable(buffers), 5).unwrap_err();
+        let buffers = (0..4).map(|_| more.alloc(1 << 30).unwrap()).collect();
+        let error = scene.driver.add_buf(Chain::new(vec![], buffers), 5).unwrap_err();
         assert_eq!((error.kind(), error.token), (AddErrorKind::TooLong, 5), "{shape}");
-        buffers = error.chain.into_parts();
-        buffers[3].set_len((1 << 30) - 1).unwrap();
-        scene.driver.add_buf(Chain::writable(buffers), 5).unwrap();
+        let mut chain = error.chain;
+        chain.writable[3].set_len((1 << 30) - 1).unwrap();
+        scene.driver.add_buf(chain, 5).unwrap();
         let chains: Vec<_> = scene.driver.shutdown(quiesced()).collect();
         chains.iter().filter(|(_, token)| *token != 5).for_each(|(chain, token)| scene.back(chain, *token));
         drop(chains);

@@ -52,7 +52,7 @@ fn lost_wakeups(shape: Shape, rounds: u32) -> [u32; 2] {
     let arena = Arena::new(memory.clone()).unwrap();
     let ring = RingMemory::alloc(&arena, shape.packed, shape.size).unwrap();
     let options = shape.options(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
-    let mut driver: Queue<DmaBuf, u32> =
+    let mut driver: Queue<Chain<(), DmaBuf>, u32> =
         Queue::new(ring, Storage::boxed(shape.size), options, &arena).unwrap();
     let regions = Memory::new([Region::new(memory.start(), memory.clone()).unwrap()]).unwrap();
     let storage = device::Storage::boxed(shape.size, 4);
@@ -99,7 +99,7 @@ fn lost_wakeups(shape: Shape, rounds: u32) -> [u32; 2] {
             gate.pass(4 * round + 4);
             lost[1] += u32::from(asleep && armed[1].load(Acquire) == 0);
             let used = driver.get_buf().unwrap().expect("the device published");
-            buffer = Some(used.chain.into_parts());
+            buffer = Some(used.chain.writable);
         }
     });
     lost

@@ -16,25 +16,27 @@ fn chains_make_the_round_trip_in_every_layout_past_the_wrap_of_every_index() {
                 let addrs =
                     device::RingAddrs { desc: a.desc.get(), driver: a.driver.get(), device: a.device.get() };
                 let options = Options { in_order, event_idx, ..Options::default() };
-                let mut driver: Queue<[DmaBuf; 3], u64> =
+                let mut driver: Queue<Chain<DmaBuf, [DmaBuf; 2]>, u64> =
                     Queue::new(memory, Storage::boxed(size), options, &arena).unwrap();
                 let config = Config { in_order, event_idx, ..Config::fresh(packed, size) };
                 let regions = Memory::new([Region::of_arena(&arena)]).unwrap();
                 let mut dev =
                     device::Queue::new(config, addrs, regions, None, device::Storage::boxed(size, 8))
                         .unwrap();
-                let mut free: Vec<[DmaBuf; 3]> =
-                    (0..40).map(|_| [16, 512, 1].map(|n| arena.alloc(n).unwrap())).collect();
+                let mut free: Vec<Chain<DmaBuf, [DmaBuf; 2]>> = (0..40)
+                    .map(|_| [16, 512, 1].map(|n| arena.alloc(n).unwrap()))
+                    .map(|[header, data, status]| Chain::new(header, [data, status]))
+                    .collect();
                 let mut sent = 0u64;
                 let mut got = 0u64;
                 while got < 200_000 {
                     let mut kick = false;
-                    while let Some(mut bufs) = free.pop() {
-                        bufs[0].write_value(0, &sent).unwrap();
-                        match driver.add_buf(Chain::new(bufs, 1), sent) {
+                    while let Some(mut chain) = free.pop() {
+                        chain.readable.write_value(0, &sent).unwrap();
+                        match driver.add_buf(chain, sent) {
                             Ok(()) => sent += 1,
                             Err(e) => {
-                                free.push(e.chain.into_parts());
+                                free.push(e.chain);
                                 break;
                             }
                         }
@@ -62,13 +64,13 @@ fn chains_make_the_round_trip_in_every_layout_past_the_wrap_of_every_index() {
                     }
                     dev.publish();
                     while let Some(used) = driver.get_buf().unwrap() {
-                        assert_eq!(used.chain[1].read_value::<u64>(0).unwrap(), used.token);
+                        assert_eq!(used.chain.writable[0].read_value::<u64>(0).unwrap(), used.token);
                         assert_eq!(used.written, if used.token.is_multiple_of(2) { 513 } else { 8 });
                         if in_order {
                             assert_eq!(used.token, got);
                         }
                         got += 1;
-                        free.push(used.chain.into_parts());
+                        free.push(used.chain);
                     }
                     assert_eq!(driver.in_flight(), 0);
                 }
@@ -83,7 +85,7 @@ fn a_pair_runs_on_donated_storage_without_a_heap_of_its_own() {
     use virtio_kit_ring::device::StaticStorage as DeviceStorage;
     use virtio_kit_ring::driver::StaticStorage as DriverStorage;
     // A kernel has these in statics; what matters is that they are donated, and never grow.
-    let driver_storage: &'static mut DriverStorage<DmaBuf, u64, 8> =
+    let driver_storage: &'static mut DriverStorage<Chain<(), DmaBuf>, u64, 8> =
         Box::leak(Box::new(DriverStorage::new()));
     let donated = driver_storage.donate();
     let device_storage: &'static mut DeviceStorage<8, 2> = Box::leak(Box::new(DeviceStorage::new()));
@@ -91,7 +93,8 @@ fn a_pair_runs_on_donated_storage_without_a_heap_of_its_own() {
     let memory = RingMemory::alloc(&arena, false, 8).unwrap();
     let a = memory.addrs();
     let addrs = device::RingAddrs { desc: a.desc.get(), driver: a.driver.get(), device: a.device.get() };
-    let mut driver: Queue<DmaBuf, u64> = Queue::new(memory, donated, Options::default(), &arena).unwrap();
+    let mut driver: Queue<Chain<(), DmaBuf>, u64> =
+        Queue::new(memory, donated, Options::default(), &arena).unwrap();
     let regions = Memory::new([Region::of_arena(&arena)]).unwrap();
     let config = Config::fresh(false, 8);
     let mut dev = device::Queue::new(config, addrs, regions, None, device_storage.donate()).unwrap();
@@ -103,6 +106,6 @@ fn a_pair_runs_on_donated_storage_without_a_heap_of_its_own() {
         dev.complete(chain).unwrap();
         dev.publish();
         let used = driver.get_buf().unwrap().unwrap();
-        assert_eq!((used.token, used.written, used.chain.read_value(0)), (token, 8, Ok(token)));
+        assert_eq!((used.token, used.written, used.chain.writable.read_value(0)), (token, 8, Ok(token)));
     }
 }

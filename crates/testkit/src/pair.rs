@@ -33,13 +33,16 @@ pub enum Op {
     Reset,
 }
 
+/// Chains of any shape.
+type Lists = Chain<Vec<DmaBuf>, Vec<DmaBuf>>;
+
 /// A driver's and a device's queue over one ring, a model of both, and a generator that decides what happens.
 pub struct Pair<'g> {
     ground: &'g Ground,
     shape: Shape,
     seed: u64,
     rng: Rng,
-    driver: Queue<Vec<DmaBuf>, u64>,
+    driver: Queue<Lists, u64>,
     device: device::Queue,
     held: Vec<(u64, device::Chain)>,
     model: Model,
@@ -186,7 +189,7 @@ impl<'g> Pair<'g> {
     }
 
     /// A chain of `parts` buffers, filled, and what the model should know of it.
-    fn make(&mut self, parts: usize, readable: usize) -> (Chain<Vec<DmaBuf>>, Record) {
+    fn make(&mut self, parts: usize, readable: usize) -> (Lists, Record) {
         let token = self.next_token;
         self.next_token += 1;
         let mut record = Record {
@@ -198,7 +201,7 @@ impl<'g> Pair<'g> {
             written: 0,
             descs: 0,
         };
-        let mut buffers = Vec::with_capacity(parts);
+        let mut chain = Lists::new(Vec::with_capacity(parts), Vec::with_capacity(parts));
         for i in 0..parts {
             let longest = if self.rng.one_in(20) { 300 } else { 24 };
             let len = self.rng.within(1, longest);
@@ -208,9 +211,10 @@ impl<'g> Pair<'g> {
             let side = if i < readable { &mut record.readable } else { &mut record.writable };
             side.extend_from_slice(&content);
             record.parts.push((buffer.device_addr().get(), len));
-            buffers.push(buffer);
+            let list = if i < readable { &mut chain.readable } else { &mut chain.writable };
+            list.push(buffer);
         }
-        (Chain::new(buffers, readable as u16), record)
+        (chain, record)
     }
 
     fn add(&mut self) {
@@ -245,7 +249,8 @@ impl<'g> Pair<'g> {
             records.push(record);
         }
         let mut source = made.into_iter();
-        let result = self.driver.add_batch(|| source.next());
+        let result =
+            self.driver.add_batch(|place| source.next().map(|(chain, token)| place.put(chain, token)));
         let mut added = 0;
         for mut record in records {
             match self.model.place(record.parts.len()) {
@@ -254,10 +259,13 @@ impl<'g> Pair<'g> {
                     self.model.add(record);
                     added += 1;
                 }
+                // Not even asked for.
+                Err(_) if self.model.room() == 0 => break,
                 Err(kind) => {
-                    let (before, e) = result.expect_err("a chain that does not fit");
-                    assert_eq!((before, e.kind(), e.token), (added, kind, record.token));
-                    same_buffers(&e.chain, &record);
+                    let e = result.expect_err("a chain that does not fit");
+                    let (chain, token) = e.refused.expect("the chain itself");
+                    assert_eq!((e.added, e.kind, token), (added, kind, record.token));
+                    same_buffers(&chain, &record);
                     return;
                 }
             }
@@ -269,12 +277,7 @@ impl<'g> Pair<'g> {
     fn add_bad(&mut self) {
         let parts = self.draw_parts();
         let readable = self.rng.within(0, parts);
-        let kinds = [
-            AddErrorKind::ForeignBuffer,
-            AddErrorKind::BadSplit,
-            AddErrorKind::NoBuffers,
-            AddErrorKind::TooLong,
-        ];
+        let kinds = [AddErrorKind::ForeignBuffer, AddErrorKind::NoBuffers, AddErrorKind::TooLong];
         let kind = kinds[self.rng.below(kinds.len())];
         self.trace.push(Op::AddBad(kind));
         let at = self.rng.below(parts);
@@ -290,14 +293,11 @@ impl<'g> Pair<'g> {
         };
         match kind {
             AddErrorKind::ForeignBuffer => {
-                assert!(chain[at].set_len(0).is_err(), "a window is never empty");
-                chain[at] = self.ground.foreign.alloc(7).expect("space for a buffer");
-                record.parts[at] = (chain[at].device_addr().get(), 7);
-            }
-            AddErrorKind::BadSplit => {
-                let beyond = self.rng.within(parts + 1, usize::from(u16::MAX)) as u16;
-                chain = Chain::new(chain.into_parts(), beyond);
-                record.readable_parts = beyond.into();
+                let mut buffers = chain.readable.iter_mut().chain(&mut chain.writable);
+                let buffer = buffers.nth(at).expect("a buffer of the chain");
+                assert!(buffer.set_len(0).is_err(), "a window is never empty");
+                *buffer = self.ground.foreign.alloc(7).expect("space for a buffer");
+                record.parts[at] = (buffer.device_addr().get(), 7);
             }
             _ => {}
         }
@@ -314,13 +314,13 @@ impl<'g> Pair<'g> {
         self.model.driver_publish(self.driver.publish());
     }
 
-    fn got(&mut self, used: &Used<Vec<DmaBuf>, u64>) {
+    fn got(&mut self, used: &Used<Lists, u64>) {
         let record = self.model.get().expect("a used chain");
         assert_eq!(used.token, record.token, "the token");
         assert_eq!(used.written as usize, record.written, "the length written");
         same_buffers(&used.chain, &record);
-        let content: Vec<u8> = used.chain.iter().flat_map(bytes).collect();
-        let (readable, writable) = content.split_at(record.readable.len());
+        let [readable, writable] = [&used.chain.readable, &used.chain.writable]
+            .map(|l| l.iter().flat_map(bytes).collect::<Vec<u8>>());
         assert!(readable == record.readable, "the readable part changed");
         assert!(writable == record.writable, "the writable part is not what the device wrote");
         self.reaped += 1;
@@ -541,14 +541,14 @@ fn bytes(buffer: &DmaBuf) -> Vec<u8> {
     content
 }
 
-fn same_buffers(chain: &Chain<Vec<DmaBuf>>, record: &Record) {
-    let parts = chain.iter().map(|b| (b.device_addr().get(), b.len()));
+fn same_buffers(chain: &Lists, record: &Record) {
+    let parts = chain.readable.iter().chain(&chain.writable).map(|b| (b.device_addr().get(), b.len()));
     assert!(parts.eq(record.parts.iter().copied()), "other buffers came back than were added");
-    assert_eq!(usize::from(chain.readable_count()), record.readable_parts);
+    assert_eq!(chain.readable.len(), record.readable_parts);
 }
 
 /// Where a device finds the ring of a driver's queue.
-pub fn device_addrs<P, T: Debug>(driver: &Queue<P, T>) -> RingAddrs {
+pub fn device_addrs<C, T: Debug>(driver: &Queue<C, T>) -> RingAddrs {
     let addrs = driver.addrs();
     RingAddrs { desc: addrs.desc.get(), driver: addrs.driver.get(), device: addrs.device.get() }
 }

@@ -6,7 +6,7 @@ use crate::transport::{Identity, QueueSetup, TransportError};
 use alloc::boxed::Box;
 use core::fmt;
 use virtio_kit_ring::driver::{Evidence, Quiesced};
-use virtio_kit_ring::{Arena, Parts};
+use virtio_kit_ring::{AnyChain, Arena};
 use virtio_kit_spec::{F, Features, Status};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -68,14 +68,14 @@ impl Device {
 
     /// Resets one queue (2.6.1): the device lets go of it, and so the queue can be shut down. Other queues go
     /// on. Not every transport can.
-    pub fn reset_vq<P: Parts, T>(&mut self, vq: &Virtqueue<P, T>) -> Result<Quiesced, TransportError> {
+    pub fn reset_vq<C: AnyChain, T>(&mut self, vq: &Virtqueue<C, T>) -> Result<Quiesced, TransportError> {
         let quiesced = self.open()?.transport.reset_queue(vq.index())?;
         vq.interrupt().quiesce(&quiesced);
         Ok(quiesced)
     }
 
     /// Enables a queue again that was reset and shut down, as good as new (2.6.1.2).
-    pub fn enable_vq<P: Parts, T>(&mut self, vq: &mut Virtqueue<P, T>) -> Result<(), TransportError> {
+    pub fn enable_vq<C: AnyChain, T>(&mut self, vq: &mut Virtqueue<C, T>) -> Result<(), TransportError> {
         let setup = QueueSetup { size: vq.size(), addrs: vq.ring().addrs() };
         let interrupt = vq.interrupt().clone();
         if !vq.ring().is_stopped() || vq.in_flight() != 0 {
@@ -99,7 +99,7 @@ impl Device {
     /// Frees a virtqueue that is unused or empty; otherwise it comes back in the error.
     ///
     /// The device must let go of it: by a queue reset if it can, or because it was reset before.
-    pub fn free_vq<P: Parts, T>(&mut self, mut vq: Virtqueue<P, T>) -> Result<(), FreeVqError<P, T>> {
+    pub fn free_vq<C: AnyChain, T>(&mut self, mut vq: Virtqueue<C, T>) -> Result<(), FreeVqError<C, T>> {
         if vq.in_flight() != 0 {
             return Err(FreeVqError { kind: FreeVqErrorKind::InUse(vq.in_flight()), vq: Box::new(vq) });
         }
@@ -170,11 +170,11 @@ impl fmt::Debug for Device {
 }
 
 /// A virtqueue that was not freed, given back.
-pub struct FreeVqError<P, T> {
+pub struct FreeVqError<C, T> {
     /// Why.
     pub kind: FreeVqErrorKind,
     /// The queue, unchanged.
-    pub vq: Box<Virtqueue<P, T>>,
+    pub vq: Box<Virtqueue<C, T>>,
 }
 
 /// Why a virtqueue was not freed.
@@ -187,7 +187,7 @@ pub enum FreeVqErrorKind {
     Transport(TransportError),
 }
 
-impl<P, T> fmt::Display for FreeVqError<P, T> {
+impl<C, T> fmt::Display for FreeVqError<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             FreeVqErrorKind::InUse(count) => write!(f, "{count} chains are in flight"),
@@ -196,10 +196,10 @@ impl<P, T> fmt::Display for FreeVqError<P, T> {
     }
 }
 
-impl<P, T> fmt::Debug for FreeVqError<P, T> {
+impl<C, T> fmt::Debug for FreeVqError<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FreeVqError").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-impl<P, T> core::error::Error for FreeVqError<P, T> {}
+impl<C, T> core::error::Error for FreeVqError<C, T> {}

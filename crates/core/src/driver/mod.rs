@@ -13,5 +13,7 @@ mod virtqueue;
 pub use device::{Device, FreeVqError, FreeVqErrorKind};
 pub use interrupt::{Callback, QueueInterrupt};
 pub use setup::{Found, NegotiateError, NewVqError, RING_FEATURES, Setup, VqOptions};
-pub use virtio_kit_ring::driver::{AddError, AddErrorKind, Broken, Evidence, Quiesced, Shutdown, Used};
+pub use virtio_kit_ring::driver::{
+    AddError, AddErrorKind, BatchError, Broken, Evidence, Place, Placed, Quiesced, Shutdown, Used,
+};
 pub use virtqueue::{GetError, GetFuture, KickError, Stats, Virtqueue};

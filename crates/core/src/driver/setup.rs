@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use virtio_kit_ring::notify::Barriers;
-use virtio_kit_ring::{Arena, Parts, driver as ring};
+use virtio_kit_ring::{AnyChain, Arena, driver as ring};
 use virtio_kit_spec::features::{Dependency, unmet};
 use virtio_kit_spec::{F, Features, Status};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -149,11 +149,11 @@ impl Setup {
     }
 
     /// Makes virtqueue `index` and enables it on the device.
-    pub fn new_vq<P: Parts, T>(
+    pub fn new_vq<C: AnyChain, T>(
         &mut self,
         index: u16,
         options: VqOptions,
-    ) -> Result<Virtqueue<P, T>, NewVqError> {
+    ) -> Result<Virtqueue<C, T>, NewVqError> {
         self.open()?.new_vq(index, options)
     }
 
@@ -192,7 +192,11 @@ impl Open {
         }
     }
 
-    fn new_vq<P: Parts, T>(&mut self, index: u16, options: VqOptions) -> Result<Virtqueue<P, T>, NewVqError> {
+    fn new_vq<C: AnyChain, T>(
+        &mut self,
+        index: u16,
+        options: VqOptions,
+    ) -> Result<Virtqueue<C, T>, NewVqError> {
         if self.queues.iter().any(|(i, _)| *i == index) {
             return Err(NewVqError::InUse(index));
         }

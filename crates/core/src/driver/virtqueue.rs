@@ -9,17 +9,17 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use virtio_kit_ring::driver::{AddError, Broken, Queue, Quiesced, Shutdown, Used};
-use virtio_kit_ring::{Chain, Parts};
+use virtio_kit_ring::AnyChain;
+use virtio_kit_ring::driver::{AddError, BatchError, Broken, Place, Placed, Queue, Quiesced, Shutdown, Used};
 
-/// A virtqueue: chains of `P` go in with tokens of type `T`, and both come back.
+/// A virtqueue: chains `C` go in with tokens of type `T`, and both come back.
 ///
 /// The seven operations of the 2007 proposal: [`Setup::new_vq`](super::Setup::new_vq) makes one,
 /// [`Device::free_vq`](super::Device::free_vq) frees it, and [`add_buf`](Self::add_buf),
 /// [`kick`](Self::kick), [`get_buf`](Self::get_buf), [`restart`](Self::restart) and
 /// [`shutdown`](Self::shutdown) are here. All take `&mut self`: no two at once on one queue.
-pub struct Virtqueue<P, T> {
-    queue: Queue<P, T>,
+pub struct Virtqueue<C, T> {
+    queue: Queue<C, T>,
     notifier: Box<dyn Notifier>,
     interrupt: Arc<QueueInterrupt>,
     index: u16,
@@ -39,9 +39,9 @@ pub struct Stats {
     pub wakeups: u64,
 }
 
-impl<P: Parts, T> Virtqueue<P, T> {
+impl<C: AnyChain, T> Virtqueue<C, T> {
     pub(super) fn new(
-        mut queue: Queue<P, T>,
+        mut queue: Queue<C, T>,
         notifier: Box<dyn Notifier>,
         interrupt: Arc<QueueInterrupt>,
         index: u16,
@@ -57,18 +57,20 @@ impl<P: Parts, T> Virtqueue<P, T> {
     ///
     /// Never blocks, never allocates. When the queue is full, chain and token come back in the error.
     #[inline]
-    pub fn add_buf(&mut self, chain: Chain<P>, token: T) -> Result<(), AddError<P, T>> {
+    pub fn add_buf(&mut self, chain: C, token: T) -> Result<(), AddError<C, T>> {
         self.queue.add_buf(chain, token)
     }
 
-    /// Adds chains until `next` gives no more; how many. On an error the chain at which it happened comes
-    /// back in it, and those before it stay added.
+    /// Adds chains until `fill` puts none into its [`Place`], or the ring has no descriptor left; how many. Each is
+    /// built where it stays: `|place| Some(place.put(Chain::readable(frames.pop()?), token))`.
+    ///
+    /// On an error the chain at which it happened comes back in it, and those before it stay added.
     #[inline]
     pub fn add_batch(
         &mut self,
-        next: impl FnMut() -> Option<(Chain<P>, T)>,
-    ) -> Result<usize, (usize, AddError<P, T>)> {
-        self.queue.add_batch(next)
+        fill: impl for<'p> FnMut(Place<'p, C, T>) -> Option<Placed<'p>>,
+    ) -> Result<usize, BatchError<C, T>> {
+        self.queue.add_batch(fill)
     }
 
     /// Publishes what was added and tells the device, if it wants to be told; whether it was.
@@ -91,7 +93,7 @@ impl<P: Parts, T> Virtqueue<P, T> {
     /// The next chain that the device used, its token, and the length written, which never exceeds the
     /// chain's writable bytes. `None` if there is none now.
     #[inline]
-    pub fn get_buf(&mut self) -> Result<Option<Used<P, T>>, GetError> {
+    pub fn get_buf(&mut self) -> Result<Option<Used<C, T>>, GetError> {
         match self.queue.get_buf() {
             Ok(None) => self.nothing_used().map(|()| None),
             Ok(used) => Ok(used),
@@ -101,7 +103,7 @@ impl<P: Parts, T> Virtqueue<P, T> {
 
     /// Hands up to `max` used chains to `each`; how many there were.
     #[inline]
-    pub fn get_batch(&mut self, max: usize, each: impl FnMut(Used<P, T>)) -> Result<usize, GetError> {
+    pub fn get_batch(&mut self, max: usize, each: impl FnMut(Used<C, T>)) -> Result<usize, GetError> {
         match self.queue.get_batch(max, each) {
             Ok(0) => self.nothing_used().map(|()| 0),
             Ok(got) => Ok(got),
@@ -164,12 +166,12 @@ impl<P: Parts, T> Virtqueue<P, T> {
     }
 
     /// The next used chain, asynchronously: for any executor that polls and wakes.
-    pub fn get(&mut self) -> GetFuture<'_, P, T> {
+    pub fn get(&mut self) -> GetFuture<'_, C, T> {
         GetFuture { queue: self }
     }
 
     /// [`get`](Self::get) in the form that hand-written futures need.
-    pub fn poll_get(&mut self, cx: &mut Context<'_>) -> Poll<Result<Used<P, T>, GetError>> {
+    pub fn poll_get(&mut self, cx: &mut Context<'_>) -> Poll<Result<Used<C, T>, GetError>> {
         loop {
             if let Some(used) = self.get_buf()? {
                 return Poll::Ready(Ok(used));
@@ -187,7 +189,7 @@ impl<P: Parts, T> Virtqueue<P, T> {
 
     /// Hands back every chain in flight, with its token. `quiesced` proves that the device cannot touch them
     /// any more: a reset gives it, and so does [`quiesced`](Self::quiesced) once the device is gone.
-    pub fn shutdown(&mut self, quiesced: Quiesced) -> Shutdown<'_, P, T> {
+    pub fn shutdown(&mut self, quiesced: Quiesced) -> Shutdown<'_, C, T> {
         self.queue.shutdown(quiesced)
     }
 
@@ -213,14 +215,14 @@ impl<P: Parts, T> Virtqueue<P, T> {
     }
 }
 
-impl<P: Parts, T> Virtqueue<P, T> {
+impl<C: AnyChain, T> Virtqueue<C, T> {
     /// Free descriptors of the ring.
     pub fn room(&self) -> u16 {
         self.queue.room()
     }
 }
 
-impl<P, T> Virtqueue<P, T> {
+impl<C, T> Virtqueue<C, T> {
     /// The queue's number on the device.
     pub fn index(&self) -> u16 {
         self.index
@@ -251,12 +253,12 @@ impl<P, T> Virtqueue<P, T> {
         &self.interrupt
     }
 
-    pub(super) fn ring(&self) -> &Queue<P, T> {
+    pub(super) fn ring(&self) -> &Queue<C, T> {
         &self.queue
     }
 }
 
-impl<P, T> fmt::Debug for Virtqueue<P, T> {
+impl<C, T> fmt::Debug for Virtqueue<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Virtqueue")
             .field("index", &self.index)
@@ -269,12 +271,12 @@ impl<P, T> fmt::Debug for Virtqueue<P, T> {
 /// The future of [`Virtqueue::get`]. Dropping it loses nothing: the chain stays in the queue.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct GetFuture<'q, P, T> {
-    queue: &'q mut Virtqueue<P, T>,
+pub struct GetFuture<'q, C, T> {
+    queue: &'q mut Virtqueue<C, T>,
 }
 
-impl<P: Parts, T> Future for GetFuture<'_, P, T> {
-    type Output = Result<Used<P, T>, GetError>;
+impl<C: AnyChain, T> Future for GetFuture<'_, C, T> {
+    type Output = Result<Used<C, T>, GetError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.get_mut().queue.poll_get(cx)

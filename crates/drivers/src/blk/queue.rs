@@ -2,7 +2,7 @@
 
 use super::error::{Error, RequestError, SubmitError, SubmitErrorKind};
 use super::info::Info;
-use super::request::{Frame, Kind, RequestParts, Tag, result};
+use super::request::{Content, Frame, Kind, RequestChain, Tag, apart, chain, result};
 use super::{SECTOR, driver::Shared};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,13 +10,13 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use virtio_kit::driver::{AddErrorKind, GetError, Stats, Used, Virtqueue};
 use virtio_kit::spec::blk::{DiscardFlags, DiscardWriteZeroes, ID_LEN};
-use virtio_kit::{Arena, Chain, DmaBuf, Parts};
+use virtio_kit::{Arena, DmaBuf, Parts};
 
 /// A request queue: data buffers of type `D` (a `DmaBuf`, an array, a `Vec`), tokens of type `T`.
 ///
 /// Requests become visible to the device with [`kick`](Self::kick), so that many cost one notification.
 pub struct BlkQueue<D: Parts, T> {
-    queue: Virtqueue<RequestParts<D>, Tag<T>>,
+    queue: Virtqueue<RequestChain<D>, Tag<T>>,
     frames: Vec<Frame>,
     ranges: Vec<DmaBuf>,
     shared: Arc<Shared>,
@@ -41,7 +41,7 @@ pub struct Completion<D, T> {
 
 impl<D: Parts, T> BlkQueue<D, T> {
     pub(super) fn new(
-        queue: Virtqueue<RequestParts<D>, Tag<T>>,
+        queue: Virtqueue<RequestChain<D>, Tag<T>>,
         shared: Arc<Shared>,
         info: Info,
         arena: Arena,
@@ -55,7 +55,7 @@ impl<D: Parts, T> BlkQueue<D, T> {
     #[inline]
     pub fn read(&mut self, sector: u64, data: D, token: T) -> Result<(), SubmitError<D, T>> {
         match self.check_data(sector, &data) {
-            Ok(()) => self.submit(Kind::Read, sector, None, Some(data), token),
+            Ok(()) => self.submit(Kind::Read, sector, Content::In(data), token),
             Err(kind) => Err(SubmitError { kind, data: Some(data), token }),
         }
     }
@@ -66,7 +66,7 @@ impl<D: Parts, T> BlkQueue<D, T> {
         let checked =
             if self.info.read_only { Err(SubmitErrorKind::ReadOnly) } else { self.check_data(sector, &data) };
         match checked {
-            Ok(()) => self.submit(Kind::Write, sector, None, Some(data), token),
+            Ok(()) => self.submit(Kind::Write, sector, Content::Out(data), token),
             Err(kind) => Err(SubmitError { kind, data: Some(data), token }),
         }
     }
@@ -77,7 +77,7 @@ impl<D: Parts, T> BlkQueue<D, T> {
         if !self.info.flush {
             return Err(SubmitError { kind: SubmitErrorKind::Unsupported, data: None, token });
         }
-        self.submit(Kind::Flush, 0, None, None, token)
+        self.submit(Kind::Flush, 0, Content::Nothing, token)
     }
 
     /// Reads the device's identification.
@@ -86,7 +86,7 @@ impl<D: Parts, T> BlkQueue<D, T> {
             Ok(mut id) => {
                 // QEMU writes only as much as there is, and the buffer may have been anybody's.
                 id.fill(0);
-                self.submit(Kind::GetId, 0, Some(id), None, token)
+                self.submit(Kind::GetId, 0, Content::Id(id), token)
             }
             Err(kind) => Err(SubmitError { kind, data: None, token }),
         }
@@ -145,7 +145,7 @@ impl<D: Parts, T> BlkQueue<D, T> {
             Ok(range)
         });
         match range {
-            Ok(range) => self.submit(kind, 0, Some(range), None, token),
+            Ok(range) => self.submit(kind, 0, Content::Range(range), token),
             Err(kind) => Err(SubmitError { kind, data: None, token }),
         }
     }
@@ -192,27 +192,24 @@ impl<D: Parts, T> BlkQueue<D, T> {
         &mut self,
         kind: Kind,
         sector: u64,
-        extra: Option<DmaBuf>,
-        data: Option<D>,
+        content: Content<D>,
         token: T,
     ) -> Result<(), SubmitError<D, T>> {
         let Some(mut frame) = self.frames.pop() else {
+            let (data, extra) = content.into_parts();
             self.ranges.extend(extra);
             return Err(SubmitError { kind: SubmitErrorKind::Full, data, token });
         };
         frame.prepare(kind, sector);
-        let count = 1 + u16::from(extra.is_some()) + data.as_ref().map_or(0, |d| d.count() as u16);
-        let readable = if matches!(kind, Kind::Read | Kind::GetId) { 1 } else { count };
-        let parts = (frame.header, extra, data, frame.status);
-        match self.queue.add_buf(Chain::new(parts, readable), Tag { kind, token }) {
+        match self.queue.add_buf(chain(frame, content), Tag { kind, token }) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let why = match error.kind {
                     AddErrorKind::Full => SubmitErrorKind::Full,
                     kind => SubmitErrorKind::Queue(kind),
                 };
-                let (header, extra, data, status) = error.chain.into_parts();
-                self.frames.push(Frame { header, status });
+                let (frame, data, extra) = apart(error.chain);
+                self.frames.push(frame);
                 self.ranges.extend(extra);
                 Err(SubmitError { kind: why, data, token: error.token.token })
             }
@@ -260,15 +257,15 @@ impl<D: Parts, T> BlkQueue<D, T> {
         let Some((chain, tag)) = self.queue.shutdown(quiesced).next() else {
             return Err(GetError::Stopped.into());
         };
-        let (header, extra, data, status) = chain.into_parts();
-        self.frames.push(Frame { header, status });
+        let (frame, data, extra) = apart(chain);
+        self.frames.push(frame);
         self.ranges.extend(extra);
         let result = Err(RequestError::Removed);
         Ok(Some(Completion { kind: tag.kind, data, token: tag.token, id: None, result }))
     }
 
     #[inline]
-    fn finish(&mut self, used: Used<RequestParts<D>, Tag<T>>) -> Completion<D, T> {
+    fn finish(&mut self, used: Used<RequestChain<D>, Tag<T>>) -> Completion<D, T> {
         finish(&mut self.frames, &mut self.ranges, used)
     }
 
@@ -319,11 +316,11 @@ impl<D: Parts, T> BlkQueue<D, T> {
         self.queue.stats()
     }
 
-    pub(super) fn virtqueue(&self) -> &Virtqueue<RequestParts<D>, Tag<T>> {
+    pub(super) fn virtqueue(&self) -> &Virtqueue<RequestChain<D>, Tag<T>> {
         &self.queue
     }
 
-    pub(super) fn virtqueue_mut(&mut self) -> &mut Virtqueue<RequestParts<D>, Tag<T>> {
+    pub(super) fn virtqueue_mut(&mut self) -> &mut Virtqueue<RequestChain<D>, Tag<T>> {
         &mut self.queue
     }
 
@@ -337,19 +334,19 @@ impl<D: Parts, T> BlkQueue<D, T> {
 fn finish<D: Parts, T>(
     frames: &mut Vec<Frame>,
     ranges: &mut Vec<DmaBuf>,
-    used: Used<RequestParts<D>, Tag<T>>,
+    used: Used<RequestChain<D>, Tag<T>>,
 ) -> Completion<D, T> {
     let Tag { kind, token } = used.token;
-    let (header, extra, data, status) = used.chain.into_parts();
+    let (frame, data, extra) = apart(used.chain);
     // The used length need not cover the status byte, so only the byte itself counts (5.2.6.1).
-    let written = status.read_value(0).unwrap_or(super::request::NO_STATUS);
+    let written = frame.status.read_value(0).unwrap_or(super::request::NO_STATUS);
     let mut id = None;
     if kind == Kind::GetId
         && let Some(extra) = &extra
     {
         id = extra.read_value(0).ok();
     }
-    frames.push(Frame { header, status });
+    frames.push(frame);
     ranges.extend(extra);
     Completion { kind, data, token, id, result: result(written) }
 }

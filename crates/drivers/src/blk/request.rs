@@ -1,7 +1,7 @@
 //! What a request is made of: header, perhaps a range or an answer, data, status (5.2.6).
 
-use virtio_kit::DmaBuf;
 use virtio_kit::spec::blk::{DiscardWriteZeroes, RequestHeader, RequestType, Status};
+use virtio_kit::{Chain, DmaBuf, Either, Parts};
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,69 @@ impl Kind {
     }
 }
 
-/// The buffers of one request, as a chain's parts: header, range or id, data, status.
-pub(super) type RequestParts<D> = (DmaBuf, Option<DmaBuf>, Option<D>, DmaBuf);
+/// What stands between a request's header and its status.
+pub(super) enum Content<D> {
+    /// Data for the device to store.
+    Out(D),
+    /// Space for the device's data.
+    In(D),
+    /// A range, and no data.
+    Range(DmaBuf),
+    /// Space for the device's identification.
+    Id(DmaBuf),
+    /// Nothing.
+    Nothing,
+}
+
+impl<D> Content<D> {
+    /// The data, and what else there is.
+    #[inline]
+    pub(super) fn into_parts(self) -> (Option<D>, Option<DmaBuf>) {
+        match self {
+            Self::Out(data) | Self::In(data) => (Some(data), None),
+            Self::Range(extra) | Self::Id(extra) => (None, Some(extra)),
+            Self::Nothing => (None, None),
+        }
+    }
+}
+
+/// The chain of one request: of a write, of a read, or of one without data.
+pub(super) type RequestChain<D> = Either<
+    Chain<(DmaBuf, D), DmaBuf>,
+    Either<Chain<DmaBuf, (D, DmaBuf)>, Chain<(DmaBuf, Option<DmaBuf>), (Option<DmaBuf>, DmaBuf)>>,
+>;
+
+/// Puts a request's buffers into a chain.
+#[inline]
+pub(super) fn chain<D: Parts>(Frame { header, status }: Frame, content: Content<D>) -> RequestChain<D> {
+    let (range, id) = match content {
+        Content::Out(data) => return Either::One(Chain::new((header, data), status)),
+        Content::In(data) => return Either::Other(Either::One(Chain::new(header, (data, status)))),
+        Content::Range(range) => (Some(range), None),
+        Content::Id(id) => (None, Some(id)),
+        Content::Nothing => (None, None),
+    };
+    Either::Other(Either::Other(Chain::new((header, range), (id, status))))
+}
+
+/// Takes the chain of a request apart: header and status, data, what else there was.
+#[inline]
+pub(super) fn apart<D: Parts>(chain: RequestChain<D>) -> (Frame, Option<D>, Option<DmaBuf>) {
+    match chain {
+        Either::One(chain) => {
+            let ((header, data), status) = chain.into_parts();
+            (Frame { header, status }, Some(data), None)
+        }
+        Either::Other(Either::One(chain)) => {
+            let (header, (data, status)) = chain.into_parts();
+            (Frame { header, status }, Some(data), None)
+        }
+        Either::Other(Either::Other(chain)) => {
+            let ((header, range), (id, status)) = chain.into_parts();
+            (Frame { header, status }, None, range.or(id))
+        }
+    }
+}
 
 /// What the queue keeps of a request beside its buffers.
 pub(super) struct Tag<T> {

@@ -11,8 +11,11 @@ use virtio_kit_devices::blk::{Finished, Storage};
 
 const SIZE: u16 = 1024;
 
+/// The driver's chains.
+type Lists = ring::Chain<Vec<DmaBuf>, Vec<DmaBuf>>;
+
 pub(crate) struct Pair {
-    driver: Queue<Vec<DmaBuf>, ()>,
+    driver: Queue<Lists, ()>,
     pub(crate) device: DeviceQueue,
     pub(crate) arena: Arena,
 }
@@ -39,12 +42,10 @@ impl Pair {
 
     /// The device's end of a chain: a header, `readable` and `writable`, and a status byte.
     pub(crate) fn chain(&mut self, readable: Vec<DmaBuf>, writable: Vec<DmaBuf>) -> Chain {
-        let count = readable.len() as u16 + 1;
-        let mut all = vec![self.buffer(16, 0)];
-        all.extend(readable);
-        all.extend(writable);
-        all.push(self.buffer(1, 0));
-        self.driver.add_buf(ring::Chain::new(all, count), ()).unwrap();
+        let mut lists = Lists::new(vec![self.buffer(16, 0)], writable);
+        lists.readable.extend(readable);
+        lists.writable.push(self.buffer(1, 0));
+        self.driver.add_buf(lists, ()).unwrap();
         self.driver.publish();
         self.device.take().unwrap().unwrap()
     }
@@ -71,7 +72,7 @@ impl Pair {
     }
 
     /// Completes a chain: what the driver gets.
-    pub(crate) fn complete(&mut self, chain: Chain) -> Used<Vec<DmaBuf>, ()> {
+    pub(crate) fn complete(&mut self, chain: Chain) -> Used<Lists, ()> {
         self.device.complete(chain).unwrap();
         self.device.publish();
         self.driver.get_buf().unwrap().unwrap()
@@ -81,9 +82,9 @@ impl Pair {
     pub(crate) fn data(&mut self, chain: Chain, len: usize) -> Vec<u8> {
         let used = self.complete(chain);
         assert_eq!(used.written as usize, len, "the used length is what was read");
-        let buffers = used.chain.into_parts();
+        let (_status, buffers) = used.chain.writable.split_last().unwrap();
         let mut all = vec![];
-        for buffer in &buffers[1..buffers.len() - 1] {
+        for buffer in buffers {
             let start = all.len();
             all.resize(start + buffer.len(), 0);
             buffer.read(0, &mut all[start..]).unwrap();

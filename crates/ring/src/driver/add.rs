@@ -4,10 +4,11 @@ use super::error::{AddError, AddErrorKind, NewError};
 use super::queue::Indirect;
 use super::ring::{Cursor, Meta, Ring};
 use super::storage::Payload;
-use crate::chain::{Chain, Parts};
+use crate::chain::AnyChain;
 use crate::mem::{AllocError, Arena, DmaBuf, Domain};
 use crate::store::Store;
 use crate::words::Area;
+use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::sync::atomic::Ordering::Relaxed;
 use virtio_kit_spec::split as split_wire;
@@ -47,9 +48,9 @@ impl Tables {
 }
 
 /// The parts of a queue that adding touches, borrowed apart from the ring.
-pub(super) struct Adding<'q, P, T> {
+pub(super) struct Adding<'q, C, T> {
     pub(super) metas: &'q mut Store<Meta>,
-    pub(super) payloads: &'q mut Store<MaybeUninit<Payload<P, T>>>,
+    pub(super) payloads: &'q mut Store<MaybeUninit<Payload<C, T>>>,
     pub(super) in_flight: &'q mut u16,
     pub(super) tables: &'q Option<Tables>,
     /// Chains of more buffers do not go straight into the ring.
@@ -60,78 +61,95 @@ pub(super) struct Adding<'q, P, T> {
     pub(super) size: u16,
 }
 
-impl<P: Parts, T> Adding<'_, P, T> {
-    /// Adds what `next` gives; `false` if it gives nothing.
-    ///
-    /// This is the common way: straight into the ring, all buffers from the queue's own arena. Everything else,
-    /// errors among it, is found out on the way and left to [`add_otherwise`](Self::add_otherwise).
+impl<C: AnyChain, T> Adding<'_, C, T> {
+    /// Adds what `fill` puts into its place; `false` if that is nothing, or if there is no descriptor left.
     #[inline(always)]
-    pub(super) fn add<R: Ring>(
+    pub(super) fn fill<R: Ring>(
         &mut self,
         ring: &mut R,
-        next: impl FnOnce() -> Option<(Chain<P>, T)>,
-    ) -> Result<bool, AddError<P, T>> {
-        let (room, straight) = (usize::from(ring.room()), usize::from(ring.straight()));
-        if room == 0 {
-            let Some((chain, token)) = next() else { return Ok(false) };
-            return self.add_otherwise(ring, chain, token).map(|()| true);
+        fill: impl for<'p> FnOnce(Place<'p, C, T>) -> Option<Placed<'p>>,
+    ) -> Result<bool, AddError<C, T>> {
+        if ring.room() == 0 {
+            return Ok(false);
         }
-        let Some((chain, token)) = next() else { return Ok(false) };
-        let mut cursor = ring.start();
+        let cursor = ring.start();
+        if fill(Place { payload: self.place(&cursor), brand: PhantomData }).is_none() {
+            return Ok(false);
+        }
+        // SAFETY: `Placed` says that the place was filled in.
+        unsafe { self.add_placed(ring, cursor) }.map(|()| true)
+    }
+
+    /// Adds a chain.
+    #[inline(always)]
+    pub(super) fn add<R: Ring>(&mut self, ring: &mut R, chain: C, token: T) -> Result<(), AddError<C, T>> {
+        if ring.room() == 0 {
+            return self.add_otherwise(ring, chain, token);
+        }
+        let cursor = ring.start();
+        self.place(&cursor).write(Payload { chain, token });
+        // SAFETY: just written.
+        unsafe { self.add_placed(ring, cursor) }
+    }
+
+    /// Where the chain goes that `cursor` is about to write.
+    #[inline(always)]
+    fn place(&mut self, cursor: &impl Cursor) -> &mut MaybeUninit<Payload<C, T>> {
         let slot = usize::from(cursor.slot());
         debug_assert!(slot < self.payloads.len());
         // SAFETY: a cursor's slot is one of the queue's, and there is a payload for each.
-        let place = unsafe { self.payloads.get_unchecked_mut(slot) };
-        // Into its slot first, in one move, and looked at there: taken apart in registers and put together again
-        // it would cost twice as much.
-        let payload = core::hint::black_box(place.write(Payload { chain, token }));
-        let count = payload.chain.parts.count();
-        let readable = usize::from(payload.chain.readable);
-        let direct = usize::from(self.direct_up_to);
-        if count != 0
-            && count + usize::from(self.keep_free) <= room
-            && count <= straight
-            && count <= direct
-            && readable <= count
-        {
-            let Home { arena, base, .. } = self.home;
+        unsafe { self.payloads.get_unchecked_mut(slot) }
+    }
+
+    /// Adds the chain that is in its place.
+    ///
+    /// This is the common way: straight into the ring, all buffers from the queue's own arena. Everything else,
+    /// errors among it, is found out on the way and left to [`add_otherwise`](Self::add_otherwise).
+    ///
+    /// # Safety
+    ///
+    /// The cursor's place must have been written.
+    #[inline(always)]
+    unsafe fn add_placed<R: Ring>(
+        &mut self,
+        ring: &mut R,
+        mut cursor: R::Cursor,
+    ) -> Result<(), AddError<C, T>> {
+        let (room, straight) = (usize::from(ring.room()), usize::from(ring.straight()));
+        let (direct, keep_free) = (usize::from(self.direct_up_to), usize::from(self.keep_free));
+        let Home { arena, base, .. } = self.home;
+        // Looked at there: taken apart in registers, and put together again in its place, it would cost twice as much.
+        // SAFETY: written, by the caller's promise.
+        let payload = core::hint::black_box(unsafe { self.place(&cursor).assume_init_ref() });
+        let count = payload.chain.count();
+        // One test for both bounds, the first of which is known before a batch begins.
+        let need = if count <= direct { count + keep_free } else { usize::MAX };
+        if count != 0 && need <= room && count <= straight {
             let mut sums = Sums::default();
             let mut index = 0;
-            payload.chain.parts.visit(|buffer| {
+            payload.chain.visit(|buffer, write| {
                 let (its_arena, start, len) = buffer.raw();
                 let (addr, more) = (base + u64::from(start), usize::from(index) + 1 < count);
                 sums.elsewhere |= its_arena ^ arena;
-                sums.total += u64::from(len);
-                // Two ways, and not one with a mask: the compiler then follows each place where reading may end
-                // by itself, with nothing to compute.
-                if usize::from(index) < readable {
-                    cursor.put_straight(index, addr, len, 0, more);
-                } else {
-                    sums.writable += u64::from(len);
-                    cursor.put_straight(index, addr, len, R::Cursor::WRITE, more);
-                }
+                sums.add(len, write);
+                cursor.put_straight(index, addr, len, if write { R::Cursor::WRITE } else { 0 }, more);
                 index += 1;
             });
             cursor.stay(index);
             if (sums.elsewhere & !DmaBuf::TAG == 0) & !sums.too_long(count) {
                 self.finish(ring, cursor, sums.writable as u32, count as u16);
-                return Ok(true);
+                return Ok(());
             }
             ring.abandon(cursor);
         }
-        // SAFETY: written above; the slot is not in flight, so nobody else takes it out.
-        let Payload { chain, token } = unsafe { self.payloads[slot].assume_init_read() };
-        self.add_otherwise(ring, chain, token).map(|()| true)
+        // SAFETY: written, by the caller's promise; the slot is not in flight, so nobody else takes it out.
+        let Payload { chain, token } = unsafe { self.place(&ring.start()).assume_init_read() };
+        self.add_otherwise(ring, chain, token)
     }
 
     /// Chains that go through a table, have buffers of other arenas, or cannot be added.
     #[inline(never)]
-    fn add_otherwise<R: Ring>(
-        &mut self,
-        ring: &mut R,
-        chain: Chain<P>,
-        token: T,
-    ) -> Result<(), AddError<P, T>> {
+    fn add_otherwise<R: Ring>(&mut self, ring: &mut R, chain: C, token: T) -> Result<(), AddError<C, T>> {
         let checked = self.check(&chain);
         let (count, writable) = match checked {
             Ok(checked) => checked,
@@ -169,10 +187,10 @@ impl<P: Parts, T> Adding<'_, P, T> {
     }
 
     /// Whether the chain can be added at all: how many buffers it has, and how many bytes for writing.
-    fn check(&self, chain: &Chain<P>) -> Result<(u16, u32), AddErrorKind> {
+    fn check(&self, chain: &C) -> Result<(u16, u32), AddErrorKind> {
         let direct = self.direct_up_to.min(self.size);
         let most = self.tables.as_ref().map_or(direct, |t| t.limits.max_parts.max(direct));
-        let count = match chain.parts.count() {
+        let count = match chain.count() {
             0 => return Err(AddErrorKind::NoBuffers),
             count if count > usize::from(most) => return Err(AddErrorKind::TooLong),
             count => count as u16,
@@ -180,11 +198,10 @@ impl<P: Parts, T> Adding<'_, P, T> {
         let (mut foreign, mut sums) = (false, Sums::default());
         each_buffer(chain, |buffer, write, _, _| {
             foreign |= buffer.domain() != self.home.domain;
-            sums.add(buffer.len() as u32, u64::from(!write).wrapping_sub(1));
+            sums.add(buffer.len() as u32, write);
         });
         match () {
             _ if foreign => Err(AddErrorKind::ForeignBuffer),
-            _ if chain.readable > count => Err(AddErrorKind::BadSplit),
             _ if sums.too_long(count.into()) => Err(AddErrorKind::TooLong),
             _ => Ok((count, sums.writable as u32)),
         }
@@ -194,7 +211,7 @@ impl<P: Parts, T> Adding<'_, P, T> {
         &mut self,
         ring: &mut R,
         cursor: R::Cursor,
-        payload: Payload<P, T>,
+        payload: Payload<C, T>,
         writable: u32,
         descs: u16,
     ) {
@@ -215,13 +232,34 @@ impl<P: Parts, T> Adding<'_, P, T> {
 }
 
 /// Shows each buffer with whether the device writes it, its place, and whether another follows.
-fn each_buffer<P: Parts>(chain: &Chain<P>, mut see: impl FnMut(&DmaBuf, bool, u16, bool)) {
-    let count = chain.parts.count();
+fn each_buffer<C: AnyChain>(chain: &C, mut see: impl FnMut(&DmaBuf, bool, u16, bool)) {
+    let count = chain.count();
     let mut index = 0;
-    chain.parts.visit(|buffer| {
-        see(buffer, index >= usize::from(chain.readable), index as u16, index + 1 < count);
+    chain.visit(|buffer, write| {
+        see(buffer, write, index as u16, index + 1 < count);
         index += 1;
     });
+}
+
+/// Where a chain goes that is to be added, with its token.
+pub struct Place<'p, C, T> {
+    payload: &'p mut MaybeUninit<Payload<C, T>>,
+    brand: Brand<'p>,
+}
+
+/// Says that a [`Place`] was filled.
+pub struct Placed<'p>(Brand<'p>);
+
+/// Invariant, so that what was put into one place cannot stand for another.
+type Brand<'p> = PhantomData<fn(&'p ()) -> &'p ()>;
+
+impl<'p, C, T> Place<'p, C, T> {
+    /// Puts a chain and its token there.
+    #[inline(always)]
+    pub fn put(self, chain: C, token: T) -> Placed<'p> {
+        self.payload.write(Payload { chain, token });
+        Placed(self.brand)
+    }
 }
 
 /// What is found out about a chain's buffers, with a test of all of it at the end instead of one for each.
@@ -235,9 +273,11 @@ struct Sums {
 
 impl Sums {
     #[inline(always)]
-    fn add(&mut self, len: u32, write: u64) {
+    fn add(&mut self, len: u32, write: bool) {
         self.total += u64::from(len);
-        self.writable += u64::from(len) & write;
+        if write {
+            self.writable += u64::from(len);
+        }
     }
 
     /// Whether the `count` buffers have more bytes than a length can say. A few never do, which the compiler

@@ -1,6 +1,5 @@
 //! What can go wrong on the driver's side.
 
-use crate::chain::Chain;
 use crate::mem::AllocError;
 use core::fmt;
 
@@ -60,8 +59,6 @@ pub enum AddErrorKind {
     Full,
     /// The chain has no buffers.
     NoBuffers,
-    /// The chain says that more of its buffers are readable than it has.
-    BadSplit,
     /// The chain has more buffers than the queue can ever take, or more than 2^32 - 1 bytes.
     TooLong,
     /// A buffer belongs to another domain than the queue: its device could not reach it.
@@ -77,7 +74,6 @@ impl fmt::Display for AddErrorKind {
         f.write_str(match self {
             Self::Full => "the queue is full",
             Self::NoBuffers => "the chain has no buffers",
-            Self::BadSplit => "the chain has fewer buffers than are to be readable",
             Self::TooLong => "the chain is longer than the queue can ever take",
             Self::ForeignBuffer => "a buffer belongs to another domain than the queue",
             Self::Broken(broken) => return write!(f, "the queue is broken: {broken}"),
@@ -87,35 +83,69 @@ impl fmt::Display for AddErrorKind {
 }
 
 /// A chain that was not added, and its token, given back.
-pub struct AddError<P, T> {
+pub struct AddError<C, T> {
     /// Why.
     pub kind: AddErrorKind,
     /// The chain, unchanged.
-    pub chain: Chain<P>,
+    pub chain: C,
     /// Its token.
     pub token: T,
 }
 
-impl<P, T> AddError<P, T> {
+impl<C, T> AddError<C, T> {
     /// Why the chain was not added.
     pub fn kind(&self) -> AddErrorKind {
         self.kind
     }
 }
 
-impl<P, T> fmt::Debug for AddError<P, T> {
+impl<C, T> AddError<C, T> {
+    #[cold]
+    pub(super) fn in_batch(self, added: usize) -> BatchError<C, T> {
+        BatchError { added, kind: self.kind, refused: Some((self.chain, self.token)) }
+    }
+}
+
+/// Why a batch ended before its time. Chains added before that stay added.
+pub struct BatchError<C, T> {
+    /// How many were added.
+    pub added: usize,
+    /// Why the next one was not.
+    pub kind: AddErrorKind,
+    /// That one, unchanged, with its token; `None` if the queue takes no chains at all, and so asked for none.
+    pub refused: Option<(C, T)>,
+}
+
+impl<C, T> fmt::Debug for BatchError<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchError")
+            .field("added", &self.added)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C, T> fmt::Display for BatchError<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, after {} chains of the batch", self.kind, self.added)
+    }
+}
+
+impl<C, T> core::error::Error for BatchError<C, T> {}
+
+impl<C, T> fmt::Debug for AddError<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AddError").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-impl<P, T> fmt::Display for AddError<P, T> {
+impl<C, T> fmt::Display for AddError<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind.fmt(f)
     }
 }
 
-impl<P, T> core::error::Error for AddError<P, T> {}
+impl<C, T> core::error::Error for AddError<C, T> {}
 
 /// Why a queue could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,8 @@ mod split;
 mod storage;
 mod take;
 
-pub use error::{AddError, AddErrorKind, Broken, NewError};
+pub use add::{Place, Placed};
+pub use error::{AddError, AddErrorKind, BatchError, Broken, NewError};
 pub use memory::{RingAddrs, RingMemory};
 pub use queue::{Indirect, Options, Position, Queue, Used};
 pub use shutdown::{Evidence, Quiesced, Shutdown};

@@ -1,14 +1,14 @@
 //! The queue that drivers use.
 
-use super::add::{Adding, Home, Tables};
-use super::error::{AddError, AddErrorKind, Broken, NewError};
+use super::add::{Adding, Home, Place, Placed, Tables};
+use super::error::{AddError, AddErrorKind, BatchError, Broken, NewError};
 use super::memory::{RingAddrs, RingMemory};
 use super::ring::{Found, Meta, Ring, UsedSlot};
 use super::shutdown::{Quiesced, Shutdown};
 use super::storage::{Payload, Storage};
 use super::take::Taking;
 use super::{packed, split};
-use crate::chain::{Chain, Parts};
+use crate::chain::AnyChain;
 use crate::mem::{Arena, Domain};
 use crate::notify::Barriers;
 use crate::store::Store;
@@ -41,9 +41,9 @@ pub struct Indirect {
 
 /// A chain that the device used.
 #[derive(Debug)]
-pub struct Used<P, T> {
+pub struct Used<C, T> {
     /// The buffers.
-    pub chain: Chain<P>,
+    pub chain: C,
     /// The token that was added with them.
     pub token: T,
     /// Bytes that the device says it wrote, from the first writable byte on; at most as many as there are.
@@ -63,7 +63,7 @@ pub struct Position {
     pub used_wrap: bool,
 }
 
-/// A virtqueue, driver's side: chains of `P` go in with a token of type `T`, and both come back.
+/// A virtqueue, driver's side: chains `C` go in with a token of type `T`, and both come back.
 ///
 /// No operation blocks or allocates. A queue that is dropped without [`shutdown`](Self::shutdown) leaks its
 /// ring and whatever is in flight, and never frees either under the device.
@@ -71,7 +71,7 @@ pub struct Position {
 /// Aligned so that no other value shares its cache lines: two ends that are polled on two cores would slow
 /// each other down several times.
 #[repr(align(128))]
-pub struct Queue<P, T> {
+pub struct Queue<C, T> {
     pub(super) ring: Kind,
     state: State,
     in_flight: u16,
@@ -80,7 +80,7 @@ pub struct Queue<P, T> {
     direct_up_to: u16,
     keep_free: u16,
     metas: Store<Meta>,
-    payloads: Store<MaybeUninit<Payload<P, T>>>,
+    payloads: Store<MaybeUninit<Payload<C, T>>>,
     tables: Option<Tables>,
     memory: ManuallyDrop<RingMemory>,
 }
@@ -101,9 +101,9 @@ enum State {
 
 // SAFETY: the areas point into arena memory that the queue owns; everything else is owned data, `Send` if
 // tokens are (`Parts` is always).
-unsafe impl<P: Send, T: Send> Send for Queue<P, T> {}
+unsafe impl<C: Send, T: Send> Send for Queue<C, T> {}
 // SAFETY: shared access only reads private state and ring words, atomically.
-unsafe impl<P: Sync, T: Sync> Sync for Queue<P, T> {}
+unsafe impl<C: Sync, T: Sync> Sync for Queue<C, T> {}
 
 /// Runs an operation on the ring, whichever it is.
 macro_rules! with_ring {
@@ -117,12 +117,28 @@ macro_rules! with_ring {
     };
 }
 
-impl<P: Parts, T> Queue<P, T> {
+/// The parts of a queue that adding touches.
+macro_rules! adding {
+    ($queue:expr) => {
+        Adding {
+            metas: &mut $queue.metas,
+            payloads: &mut $queue.payloads,
+            in_flight: &mut $queue.in_flight,
+            tables: &$queue.tables,
+            direct_up_to: $queue.direct_up_to,
+            keep_free: $queue.keep_free,
+            home: $queue.home,
+            size: $queue.size,
+        }
+    };
+}
+
+impl<C: AnyChain, T> Queue<C, T> {
     /// Makes a queue on fresh ring memory. Indirect tables are allocated from `arena`, which must be of the
     /// ring's domain.
     pub fn new(
         memory: RingMemory,
-        storage: Storage<P, T>,
+        storage: Storage<C, T>,
         options: Options,
         arena: &Arena,
     ) -> Result<Self, NewError> {
@@ -171,54 +187,44 @@ impl<P: Parts, T> Queue<P, T> {
     ///
     /// Never blocks, never allocates. On an error chain and token come back in it.
     #[inline]
-    pub fn add_buf(&mut self, chain: Chain<P>, token: T) -> Result<(), AddError<P, T>> {
-        let mut ring = Adding {
-            metas: &mut self.metas,
-            payloads: &mut self.payloads,
-            in_flight: &mut self.in_flight,
-            tables: &self.tables,
-            direct_up_to: self.direct_up_to,
-            keep_free: self.keep_free,
-            home: self.home,
-            size: self.size,
-        };
+    pub fn add_buf(&mut self, chain: C, token: T) -> Result<(), AddError<C, T>> {
         if self.state != State::Running {
             return Err(AddError { kind: self.not_running(), chain, token });
         }
-        with_ring!(&mut self.ring, r => ring.add(r, || Some((chain, token)))).map(|_| ())
+        let mut adding = adding!(self);
+        with_ring!(&mut self.ring, r => adding.add(r, chain, token))
     }
 
-    /// Adds chains until `next` gives no more; how many. The layout is matched once for all of them.
+    /// Adds chains until `fill` puts none into its [`Place`], or the ring has no descriptor left; how many.
+    ///
+    /// The layout is matched once for all of them, and each is built where it stays:
+    ///
+    /// ```
+    /// # fn f(queue: &mut virtio_kit_ring::driver::Queue<virtio_kit_ring::Chain<virtio_kit_ring::DmaBuf>, u64>,
+    /// #     frames: &mut Vec<virtio_kit_ring::DmaBuf>) {
+    /// use virtio_kit_ring::Chain;
+    /// let added = queue.add_batch(|place| Some(place.put(Chain::readable(frames.pop()?), 7)));
+    /// # }
+    /// ```
     ///
     /// On an error the chain at which it happened comes back in it, and those before it stay added.
     #[inline]
     pub fn add_batch(
         &mut self,
-        mut next: impl FnMut() -> Option<(Chain<P>, T)>,
-    ) -> Result<usize, (usize, AddError<P, T>)> {
-        let mut ring = Adding {
-            metas: &mut self.metas,
-            payloads: &mut self.payloads,
-            in_flight: &mut self.in_flight,
-            tables: &self.tables,
-            direct_up_to: self.direct_up_to,
-            keep_free: self.keep_free,
-            home: self.home,
-            size: self.size,
-        };
-        let mut added = 0;
+        mut fill: impl for<'p> FnMut(Place<'p, C, T>) -> Option<Placed<'p>>,
+    ) -> Result<usize, BatchError<C, T>> {
         if self.state != State::Running {
-            return match next() {
-                Some((chain, token)) => Err((0, AddError { kind: self.not_running(), chain, token })),
-                None => Ok(0),
-            };
+            return Err(BatchError { added: 0, kind: self.not_running(), refused: None });
         }
-        with_ring!(&mut self.ring, r => {
-            while ring.add(r, &mut next).map_err(|e| (added, e))? {
-                added += 1;
+        let mut adding = adding!(self);
+        let mut added = 0;
+        with_ring!(&mut self.ring, r => loop {
+            match adding.fill(r, &mut fill) {
+                Ok(true) => added += 1,
+                Ok(false) => return Ok(added),
+                Err(e) => return Err(e.in_batch(added)),
             }
-        });
-        Ok(added)
+        })
     }
 
     /// Shows the device what was added, once for all of it, and says whether it wants to be notified.
@@ -234,7 +240,7 @@ impl<P: Parts, T> Queue<P, T> {
 
     /// The next chain that the device used, or `None`.
     #[inline]
-    pub fn get_buf(&mut self) -> Result<Option<Used<P, T>>, Broken> {
+    pub fn get_buf(&mut self) -> Result<Option<Used<C, T>>, Broken> {
         let mut taking =
             Taking { metas: &mut self.metas, payloads: &mut self.payloads, in_flight: &mut self.in_flight };
         match self.state {
@@ -253,7 +259,7 @@ impl<P: Parts, T> Queue<P, T> {
 
     /// Hands up to `max` used chains to `each`; how many there were. The layout is matched once for all.
     #[inline]
-    pub fn get_batch(&mut self, max: usize, mut each: impl FnMut(Used<P, T>)) -> Result<usize, Broken> {
+    pub fn get_batch(&mut self, max: usize, mut each: impl FnMut(Used<C, T>)) -> Result<usize, Broken> {
         let mut taking =
             Taking { metas: &mut self.metas, payloads: &mut self.payloads, in_flight: &mut self.in_flight };
         match self.state {
@@ -322,7 +328,7 @@ impl<P: Parts, T> Queue<P, T> {
     /// Hands back every chain in flight with its token, and stops the queue.
     ///
     /// What the iterator is not asked for stays in the queue, for another call.
-    pub fn shutdown(&mut self, _: Quiesced) -> Shutdown<'_, P, T> {
+    pub fn shutdown(&mut self, _: Quiesced) -> Shutdown<'_, C, T> {
         self.state = State::Stopped;
         Shutdown::new(self)
     }
@@ -340,7 +346,7 @@ impl<P: Parts, T> Queue<P, T> {
     }
 
     /// The chain in slot `slot` of a stopped queue.
-    pub(super) fn take_back(&mut self, slot: u16) -> Option<Payload<P, T>> {
+    pub(super) fn take_back(&mut self, slot: u16) -> Option<Payload<C, T>> {
         let meta = self.metas.get_mut(usize::from(slot))?;
         if self.state != State::Stopped || meta.descs == 0 {
             return None;
@@ -370,7 +376,7 @@ impl<P: Parts, T> Queue<P, T> {
     }
 }
 
-impl<P, T> Queue<P, T> {
+impl<C, T> Queue<C, T> {
     /// Chains in flight.
     pub fn in_flight(&self) -> u16 {
         self.in_flight
@@ -410,7 +416,7 @@ impl<P, T> Queue<P, T> {
     }
 }
 
-impl<P, T> Drop for Queue<P, T> {
+impl<C, T> Drop for Queue<C, T> {
     fn drop(&mut self) {
         if self.state == State::Stopped && self.in_flight == 0 {
             // SAFETY: the device has let go of the queue, and nothing uses the areas after this.
@@ -424,7 +430,7 @@ impl<P, T> Drop for Queue<P, T> {
     }
 }
 
-impl<P, T> fmt::Debug for Queue<P, T> {
+impl<C, T> fmt::Debug for Queue<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("size", &self.size)

@@ -2,7 +2,7 @@
 
 use super::queue::Queue;
 use super::storage::Payload;
-use crate::chain::{Chain, Parts};
+use crate::chain::AnyChain;
 
 /// How a transport knows that the device has let go of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +45,19 @@ impl Quiesced {
 }
 
 /// The chains that were in flight, with their tokens. What is not taken out stays in the queue.
-pub struct Shutdown<'q, P, T> {
-    queue: &'q mut Queue<P, T>,
+pub struct Shutdown<'q, C, T> {
+    queue: &'q mut Queue<C, T>,
     at: u16,
 }
 
-impl<'q, P, T> Shutdown<'q, P, T> {
-    pub(super) fn new(queue: &'q mut Queue<P, T>) -> Self {
+impl<'q, C, T> Shutdown<'q, C, T> {
+    pub(super) fn new(queue: &'q mut Queue<C, T>) -> Self {
         Self { queue, at: 0 }
     }
 }
 
-impl<P: Parts, T> Iterator for Shutdown<'_, P, T> {
-    type Item = (Chain<P>, T);
+impl<C: AnyChain, T> Iterator for Shutdown<'_, C, T> {
+    type Item = (C, T);
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.at < self.queue.size() {
@@ -75,4 +75,4 @@ impl<P: Parts, T> Iterator for Shutdown<'_, P, T> {
     }
 }
 
-impl<P: Parts, T> ExactSizeIterator for Shutdown<'_, P, T> {}
+impl<C: AnyChain, T> ExactSizeIterator for Shutdown<'_, C, T> {}

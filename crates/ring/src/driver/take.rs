@@ -8,13 +8,13 @@ use crate::store::Store;
 use core::mem::MaybeUninit;
 
 /// The parts of a queue that taking touches, borrowed apart from the ring.
-pub(super) struct Taking<'q, P, T> {
+pub(super) struct Taking<'q, C, T> {
     pub(super) metas: &'q mut Store<Meta>,
-    pub(super) payloads: &'q mut Store<MaybeUninit<Payload<P, T>>>,
+    pub(super) payloads: &'q mut Store<MaybeUninit<Payload<C, T>>>,
     pub(super) in_flight: &'q mut u16,
 }
 
-impl<P, T> Taking<'_, P, T> {
+impl<C, T> Taking<'_, C, T> {
     /// Finds the next used chain and frees its slot. If it finds one, its payload must be taken out at once.
     #[inline(always)]
     pub(super) fn find<R: Ring>(&mut self, ring: &mut R, used: &mut UsedSlot) -> Found {
@@ -40,7 +40,7 @@ impl<P, T> Taking<'_, P, T> {
     ///
     /// `find` must have found this slot last, and its payload must not have been taken out since.
     #[inline(always)]
-    pub(super) unsafe fn used(&mut self, used: &UsedSlot) -> Used<P, T> {
+    pub(super) unsafe fn used(&mut self, used: &UsedSlot) -> Used<C, T> {
         let slot = usize::from(used.slot);
         debug_assert!(slot < self.payloads.len());
         // SAFETY: `find` vouches that the slot exists, which has a payload for each meta, and that it was in

@@ -2,7 +2,7 @@
 use virtio_kit_ring::driver::Queue;
 use virtio_kit_ring::{Chain, DmaBuf};
 
-fn add(queue: &mut Queue<[DmaBuf; 2], ()>, buffer: DmaBuf) {
+fn add(queue: &mut Queue<Chain<(), [DmaBuf; 2]>, ()>, buffer: DmaBuf) {
     let _ = queue.add_buf(Chain::writable([buffer, buffer]), ());
 }
 

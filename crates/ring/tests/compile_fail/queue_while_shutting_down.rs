@@ -2,7 +2,7 @@
 use virtio_kit_ring::DmaBuf;
 use virtio_kit_ring::driver::{Queue, Quiesced};
 
-fn end(queue: &mut Queue<DmaBuf, ()>, proof: Quiesced) {
+fn end(queue: &mut Queue<Chain<(), DmaBuf>, ()>, proof: Quiesced) {
     let mut chains = queue.shutdown(proof);
     queue.revive();
     chains.next();

@@ -1,8 +1,8 @@
 //! No two operations at once on one queue.
-use virtio_kit_ring::DmaBuf;
 use virtio_kit_ring::driver::Queue;
+use virtio_kit_ring::{Chain, DmaBuf};
 
-fn twice(queue: &mut Queue<DmaBuf, ()>) {
+fn twice(queue: &mut Queue<Chain<(), DmaBuf>, ()>) {
     let _ = queue.get_batch(1, |_| {
         queue.publish();
     });
