@@ -291,15 +291,12 @@ impl<'g> Pair<'g> {
             }
             _ => self.make(parts, readable),
         };
-        match kind {
-            AddErrorKind::ForeignBuffer => {
-                let mut buffers = chain.readable.iter_mut().chain(&mut chain.writable);
-                let buffer = buffers.nth(at).expect("a buffer of the chain");
-                assert!(buffer.set_len(0).is_err(), "a window is never empty");
-                *buffer = self.ground.foreign.alloc(7).expect("space for a buffer");
-                record.parts[at] = (buffer.device_addr().get(), 7);
-            }
-            _ => {}
+        if kind == AddErrorKind::ForeignBuffer {
+            let mut buffers = chain.readable.iter_mut().chain(&mut chain.writable);
+            let buffer = buffers.nth(at).expect("a buffer of the chain");
+            assert!(buffer.set_len(0).is_err(), "a window is never empty");
+            *buffer = self.ground.foreign.alloc(7).expect("space for a buffer");
+            record.parts[at] = (buffer.device_addr().get(), 7);
         }
         // Of two reasons either may be given.
         let other = self.model.place(record.parts.len()).err();
