@@ -38,6 +38,12 @@ pub trait Service: Send {
         usize::MAX
     }
 
+    /// A pending chain whose work has not begun, the newest of them; it counts as never submitted. A receive
+    /// queue that stops gives its driver's empty buffers back to the ring by this, instead of losing them.
+    fn withdraw(&mut self) -> Option<Chain> {
+        None
+    }
+
     /// Waits, for a bounded time, until something pending is done. Called when the queue stops, and by
     /// workers that would rather sleep than poll.
     fn wait(&mut self) -> Result<(), DeviceError> {
@@ -79,7 +85,7 @@ pub trait Worker: Send {
 /// How a queue was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Where the ring stands; `next` counts chains in flight as taken.
+    /// Where the ring stands; `next` counts chains in flight as taken, and withdrawn ones as not.
     pub position: Position,
     /// The driver wants to be notified of what was completed last.
     pub notify: bool,
@@ -104,6 +110,21 @@ impl<S: Service> Serving<S> {
 
     fn complete(&mut self, chain: Chain) -> Result<(), DeviceError> {
         self.queue.complete(chain).map_err(|_| DeviceError::Backend("a chain came back to the wrong queue"))
+    }
+}
+
+impl<S: Service> Serving<S> {
+    /// Returns to the ring what the service has not begun.
+    fn withdraw(&mut self) {
+        while let Some(chain) = self.service.withdraw() {
+            // A broken queue takes nothing back, and a service may be wrong about what is newest: the driver
+            // gets its buffers all the same.
+            if let Err(chain) = self.queue.put_back(chain)
+                && self.complete(chain).is_err()
+            {
+                return;
+            }
+        }
     }
 }
 
@@ -155,6 +176,7 @@ impl<S: Service> Worker for Serving<S> {
     }
 
     fn stop(mut self: Box<Self>) -> Stopped {
+        self.withdraw();
         let mut fruitless = 0;
         while self.service.pending() > 0 && fruitless < FRUITLESS {
             // A failure leaves chains out; the queue then keeps their memory for good.
