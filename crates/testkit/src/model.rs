@@ -92,6 +92,8 @@ pub struct Model {
     added: VecDeque<Record>,
     available: VecDeque<Record>,
     held: Vec<Held>,
+    /// Tokens of chains that can be put back, the last taken last: none of these, nor any taken since, is complete.
+    returnable: Vec<u64>,
     finished: VecDeque<Record>,
     used: VecDeque<Record>,
     driver_wish: Wish,
@@ -109,6 +111,7 @@ impl Model {
             added: VecDeque::new(),
             available: VecDeque::new(),
             held: Vec::new(),
+            returnable: Vec::new(),
             finished: VecDeque::new(),
             used: VecDeque::new(),
             driver_wish: Wish::initial(&shape),
@@ -167,6 +170,7 @@ impl Model {
     /// The device takes the next chain: which, if there is one.
     pub fn take(&mut self) -> Option<&Record> {
         let record = self.available.pop_front()?;
+        self.returnable.push(record.token);
         self.held.push(Held { record, complete: false });
         self.held.last().map(|h| &h.record)
     }
@@ -176,8 +180,24 @@ impl Model {
         &mut self.held.iter_mut().find(|h| h.record.token == token).expect("a chain that is held").record
     }
 
+    /// The device puts a chain back: whether it may, since every one taken after it was put back too.
+    pub fn put_back(&mut self, token: u64) -> bool {
+        if self.returnable.last() != Some(&token) {
+            return false;
+        }
+        self.returnable.pop();
+        let at = self.held.iter().position(|h| h.record.token == token).expect("a chain that is held");
+        let record = self.held.remove(at).record;
+        self.available.push_front(Record { written: 0, ..record });
+        true
+    }
+
     /// The device completed a chain.
     pub fn complete(&mut self, token: u64) {
+        // No chain taken before it can be the last again.
+        if let Some(at) = self.returnable.iter().position(|&t| t == token) {
+            self.returnable.drain(..=at);
+        }
         let at = self.held.iter().position(|h| h.record.token == token).expect("a chain that is held");
         self.held[at].complete = true;
         if !self.shape.in_order {

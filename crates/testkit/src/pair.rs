@@ -24,6 +24,7 @@ pub enum Op {
     DriverRestart,
     DriverDisable,
     Take,
+    PutBack { token: u64 },
     Complete { token: u64 },
     DevicePublish,
     DeviceRestart,
@@ -36,6 +37,14 @@ pub enum Op {
 /// Chains of any shape.
 type Lists = Chain<Vec<DmaBuf>, Vec<DmaBuf>>;
 
+/// A chain that the device has taken.
+struct Held {
+    token: u64,
+    chain: device::Chain,
+    /// Where the queue stood before.
+    before: device::Position,
+}
+
 /// A driver's and a device's queue over one ring, a model of both, and a generator that decides what happens.
 pub struct Pair<'g> {
     ground: &'g Ground,
@@ -44,7 +53,7 @@ pub struct Pair<'g> {
     rng: Rng,
     driver: Queue<Lists, u64>,
     device: device::Queue,
-    held: Vec<(u64, device::Chain)>,
+    held: Vec<Held>,
     model: Model,
     limits: Indirect,
     next_token: u64,
@@ -134,7 +143,8 @@ impl<'g> Pair<'g> {
             31..33 => self.get_batch(),
             33..36 => self.driver_restart(),
             36 => self.driver_disable(),
-            37..47 => self.take(),
+            37..46 => self.take(),
+            46 => self.put_back(),
             47..53 => self.complete(),
             53..58 => self.device_publish(),
             58..61 => self.device_restart(),
@@ -354,6 +364,7 @@ impl<'g> Pair<'g> {
 
     fn take(&mut self) {
         self.trace.push(Op::Take);
+        let before = self.device.position();
         let chain = self.device.take().expect("an honest driver");
         let Some(mut chain) = chain else {
             assert_eq!(self.model.available_count(), 0, "an available chain was not found");
@@ -368,7 +379,40 @@ impl<'g> Pair<'g> {
         chain.read(rest).expect("inside the chain");
         assert!(content == record.readable, "what the device read");
         let token = record.token;
-        self.held.push((token, chain));
+        self.held.push(Held { token, chain, before });
+    }
+
+    /// Puts a chain back, as a rule the last taken, perhaps after writing to it.
+    fn put_back(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let last = self.held.len() - 1;
+        let at = if self.rng.one_in(4) { self.rng.below(last + 1) } else { last };
+        let Held { token, mut chain, before } = self.held.remove(at);
+        self.trace.push(Op::PutBack { token });
+        if self.rng.one_in(3) {
+            let len = self.rng.within(0, chain.writable_len());
+            chain.write_at(0, &vec![9; len]).expect("inside the chain");
+            self.model.held(token).writable[..len].fill(9);
+        }
+        let allowed = self.model.put_back(token);
+        match self.device.put_back(chain) {
+            Ok(()) => {
+                assert!(allowed, "a chain was put back that is not the last taken");
+                let now = self.device.position();
+                assert_eq!(
+                    (now.next, now.next_wrap),
+                    (before.next, before.next_wrap),
+                    "where the queue stands"
+                );
+            }
+            Err(chain) => {
+                assert!(!allowed, "the last taken chain was not put back");
+                self.model.held(token).written = chain.written();
+                self.held.insert(at, Held { token, chain, before });
+            }
+        }
     }
 
     fn complete(&mut self) {
@@ -376,7 +420,7 @@ impl<'g> Pair<'g> {
             return;
         }
         let at = if self.rng.one_in(2) { 0 } else { self.rng.below(self.held.len()) };
-        let (token, mut chain) = self.held.remove(at);
+        let Held { token, mut chain, .. } = self.held.remove(at);
         self.trace.push(Op::Complete { token });
         let len = chain.writable_len();
         let record = self.model.held(token);
@@ -476,9 +520,10 @@ impl<'g> Pair<'g> {
 
     fn shutdown(&mut self) {
         self.device.stop();
-        self.held
-            .drain(..)
-            .for_each(|(_, chain)| self.device.complete(chain).expect("a chain of this queue"));
+        for Held { chain, .. } in self.held.drain(..) {
+            let chain = self.device.put_back(chain).expect_err("a stopped queue takes nothing back");
+            self.device.complete(chain).expect("a chain of this queue");
+        }
         assert_eq!(self.device.in_flight(), 0);
         let mut expected: Vec<&Record> = self.model.in_flight().collect();
         expected.sort_by_key(|r| r.token);

@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::task::Waker;
 use spin::Mutex;
 use virtio_kit_ring::device::{Config, NewError, Position, Queue, RingAddrs, Storage};
 use virtio_kit_ring::mem::Memory;
@@ -63,6 +64,11 @@ impl Machine {
             memory: None,
             device,
         }
+    }
+
+    /// Hands the device what makes its queues run, one waker for each.
+    pub fn attach_wakers(&mut self, wakers: Vec<Waker>) {
+        self.device.attach_wakers(wakers);
     }
 
     /// Where the workers of started queues are found.

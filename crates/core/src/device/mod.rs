@@ -5,6 +5,24 @@
 //! from *poll*. [`Serving`] turns a service into the [`Worker`] that an executor runs: one per queue or one
 //! for all, polled or sleeping, whichever the program prefers; nothing here owns a thread or a loop.
 //!
+//! # What makes a queue run
+//!
+//! A queue runs when its driver notifies it, and when its *waker* is woken. The second is for devices whose
+//! work comes from elsewhere: a frame for a receive queue, a byte for a console, a completion. A device is
+//! given one waker for each queue ([`Device::attach_wakers`]). Waking means "run this queue soon", and this
+//! is all that it promises:
+//!
+//! - What was done before `wake` is seen by a run that begins after it. A wake during a run causes another
+//!   run; several wakes may cause one. A wake of a queue that is not started does nothing.
+//! - It may be called from any thread, by a service too, and of the queue that is being run.
+//! - It may run the queue before it returns, where driver and device share a thread. So hold no lock of your
+//!   own while you wake, and expect to be called back: each queue is run by one caller at a time, so that
+//!   waking nests at most as deep as there are queues.
+//! - A service that waits for a wake does not count its chains as work ([`Service::waiting`]), or its worker
+//!   is polled. It must look for work once more after it has made itself known to whoever will wake it.
+//!
+//! A transport makes wakers of whatever it sleeps on ([`alloc::task::Wake`]): an event, an eventfd.
+//!
 //! The transport's side of a device is [`Machine`], the same on every transport.
 
 mod machine;
@@ -19,8 +37,10 @@ pub use virtio_kit_ring::mem::{Memory, OutOfBounds, Region};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
+use core::task::Waker;
 use virtio_kit_spec::{DeviceId, Features};
 
 /// A virtio device: what any transport needs to know of it.
@@ -66,6 +86,12 @@ pub trait Device: Send {
     /// Is handed the line by which it announces changes of its configuration.
     fn attach(&mut self, notice: Arc<ConfigNotice>) {
         let _ = notice;
+    }
+
+    /// Is handed a waker for each queue, before any is started. They stay valid, and do nothing once the
+    /// transport is gone.
+    fn attach_wakers(&mut self, wakers: Vec<Waker>) {
+        let _ = wakers;
     }
 }
 

@@ -15,6 +15,12 @@ pub enum Submitted {
 
 /// What a device does with the chains of one queue.
 pub trait Service: Send {
+    /// A run begins: a service whose work comes from elsewhere looks for it here, before chains are taken.
+    fn begin_run(&mut self) {}
+
+    /// A run has ended: what was given back is published.
+    fn end_run(&mut self) {}
+
     /// Begins the work of a chain.
     fn submit(&mut self, chain: Chain) -> Submitted;
 
@@ -33,9 +39,20 @@ pub trait Service: Send {
         0
     }
 
+    /// How many of the pending chains wait for something of which the queue's waker tells, and need no polling.
+    fn waiting(&self) -> usize {
+        0
+    }
+
     /// How many chains may be pending at once.
     fn capacity(&self) -> usize {
         usize::MAX
+    }
+
+    /// A pending chain whose work has not begun, the newest of them; it counts as never submitted. A receive
+    /// queue that stops gives its driver's empty buffers back to the ring by this, and loses none.
+    fn withdraw(&mut self) -> Option<Chain> {
+        None
     }
 
     /// Waits, for a bounded time, until something pending is done. Called when the queue stops, and by
@@ -52,7 +69,7 @@ pub struct Run {
     pub taken: usize,
     /// Chains completed.
     pub completed: usize,
-    /// Chains whose work goes on.
+    /// Chains whose work goes on, and has to be polled for.
     pub pending: usize,
     /// The driver wants to be notified.
     pub notify: bool,
@@ -79,7 +96,7 @@ pub trait Worker: Send {
 /// How a queue was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Where the ring stands; `next` counts chains in flight as taken.
+    /// Where the ring stands; `next` counts chains in flight as taken, and withdrawn ones as not.
     pub position: Position,
     /// The driver wants to be notified of what was completed last.
     pub notify: bool,
@@ -107,8 +124,8 @@ impl<S: Service> Serving<S> {
     }
 }
 
-impl<S: Service> Worker for Serving<S> {
-    fn run(&mut self) -> Result<Run, DeviceError> {
+impl<S: Service> Serving<S> {
+    fn work(&mut self) -> Result<Run, DeviceError> {
         let mut run = Run::default();
         let limit = usize::from(self.queue.config().size);
         let mut broken = None;
@@ -134,12 +151,34 @@ impl<S: Service> Worker for Serving<S> {
             self.complete(chain)?;
             run.completed += 1;
         }
-        run.pending = self.service.pending();
+        run.pending = self.service.pending().saturating_sub(self.service.waiting());
         run.notify = self.queue.publish();
         match broken {
             Some(error) => Err(error.into()),
             None => Ok(run),
         }
+    }
+
+    /// Returns to the ring what the service has not begun.
+    fn withdraw(&mut self) {
+        while let Some(chain) = self.service.withdraw() {
+            // A broken queue takes nothing back, and a service may be wrong about what is newest: the driver
+            // gets its buffers all the same.
+            if let Err(chain) = self.queue.put_back(chain)
+                && self.complete(chain).is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl<S: Service> Worker for Serving<S> {
+    fn run(&mut self) -> Result<Run, DeviceError> {
+        self.service.begin_run();
+        let run = self.work();
+        self.service.end_run();
+        run
     }
 
     fn restart(&mut self) -> bool {
@@ -155,6 +194,7 @@ impl<S: Service> Worker for Serving<S> {
     }
 
     fn stop(mut self: Box<Self>) -> Stopped {
+        self.withdraw();
         let mut fruitless = 0;
         while self.service.pending() > 0 && fruitless < FRUITLESS {
             // A failure leaves chains out; the queue then keeps their memory for good.

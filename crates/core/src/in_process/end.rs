@@ -6,10 +6,12 @@ use crate::device::{ConfigNotice, Device, DeviceError, Machine, Run, Slots};
 use crate::driver::QueueInterrupt;
 use crate::transport::TransportError;
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::task::Wake;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::task::Waker;
 use core::time::Duration;
 use spin::{Mutex, MutexGuard};
 use virtio_kit_spec::{Features, Status};
@@ -29,9 +31,38 @@ pub(super) struct Shared {
 /// One queue's notifications, both ways.
 struct Line {
     interrupt: Mutex<Option<Arc<QueueInterrupt>>>,
-    kicked: AtomicBool,
+    /// Inline: whose turn it is to run the queue, as [`KICKED`] and [`RUNNING`].
+    turn: AtomicU8,
     to_device: Arc<dyn Event>,
     to_driver: Arc<dyn Event>,
+}
+
+/// There is something to run for.
+const KICKED: u8 = 1;
+/// Somebody runs the queue, and will see `KICKED` before the end.
+const RUNNING: u8 = 2;
+
+/// Makes a queue run when its device says so.
+struct LineWaker {
+    /// The device, which has the waker, is part of what this leads to.
+    shared: Weak<Shared>,
+    index: u16,
+}
+
+impl Wake for LineWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        shared.kick(self.index);
+        if shared.inline
+            && let Some(line) = shared.line(self.index)
+        {
+            line.to_driver.set();
+        }
+    }
 }
 
 impl Shared {
@@ -43,16 +74,21 @@ impl Shared {
         event: &dyn Fn() -> Arc<dyn Event>,
     ) -> Arc<Self> {
         let notice = Arc::new(ConfigNotice::default());
-        let machine = Machine::new(device, ring_features, notice.clone());
+        let mut machine = Machine::new(device, ring_features, notice.clone());
         let slots = machine.slots();
         let line = |_| Line {
             interrupt: Mutex::new(None),
-            kicked: AtomicBool::new(false),
+            turn: AtomicU8::new(0),
             to_device: event(),
             to_driver: event(),
         };
         let lines = (0..slots.len()).map(line).collect();
-        Arc::new(Self { machine: Mutex::new(machine), slots, lines, notice, any: event(), inline, clock })
+        let any = event();
+        Arc::new_cyclic(|shared| {
+            let waker = |index| Waker::from(Arc::new(LineWaker { shared: shared.clone(), index }));
+            machine.attach_wakers((0..slots.len() as u16).map(waker).collect());
+            Self { machine: Mutex::new(machine), slots, lines, notice, any, inline, clock }
+        })
     }
 
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -85,10 +121,9 @@ impl Shared {
         self.lines.iter().for_each(|line| *line.interrupt.lock() = None);
     }
 
-    /// The driver notifies queue `index`.
+    /// The driver notifies queue `index`, or the device wakes it.
     pub(super) fn kick(&self, index: u16) {
         let Some(line) = self.line(index) else { return };
-        line.kicked.store(true, Ordering::Release);
         if self.inline {
             self.run_kicked(index);
         } else {
@@ -101,17 +136,26 @@ impl Shared {
         (0..self.queue_count()).for_each(|index| self.kick(index));
     }
 
-    /// Runs a queue for as long as it is notified. A notification that comes from within, by a callback,
-    /// finds the queue busy and is seen here.
+    /// Runs a queue for as long as it is notified or woken. If it is being run, by another thread or further up
+    /// this one (a callback notified, another device woke it), whoever runs it goes on instead.
     fn run_kicked(&self, index: u16) {
         let Some(line) = self.line(index) else { return };
-        while line.kicked.swap(false, Ordering::AcqRel) {
-            loop {
-                let Some(Ok(run)) = self.run(index) else { return };
-                // A device that holds all it can takes no more for now: waiting for it goes on from here.
-                if self.arm(index) || run.taken + run.completed == 0 {
-                    break;
-                }
+        if line.turn.fetch_or(KICKED | RUNNING, Ordering::AcqRel) & RUNNING == 0 {
+            self.run_turn(line, index);
+        }
+    }
+
+    /// Runs a queue until nothing more is to be run for, and ends the turn.
+    fn run_turn(&self, line: &Line, index: u16) {
+        loop {
+            line.turn.fetch_and(!KICKED, Ordering::AcqRel);
+            // A device that holds all it can takes no more for now: waiting for it goes on from here.
+            while let Some(Ok(run)) = self.run(index)
+                && !self.arm(index)
+                && run.taken + run.completed > 0
+            {}
+            if line.turn.compare_exchange(RUNNING, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return;
             }
         }
     }
@@ -147,7 +191,10 @@ impl Shared {
 
     fn interrupt(&self, index: u16) {
         let Some(line) = self.line(index) else { return };
-        line.to_driver.set();
+        // Inline, who waits runs the queue, and has to be told only if somebody else did.
+        if !self.inline {
+            line.to_driver.set();
+        }
         let interrupt = line.interrupt.lock().clone();
         if let Some(interrupt) = interrupt {
             interrupt.dispatch();
@@ -162,16 +209,29 @@ impl Shared {
         }
         let deadline = self.clock.now().saturating_add(limit);
         loop {
-            match self.run(index) {
-                Some(Ok(run)) if run.completed > 0 => return true,
-                Some(Ok(run)) if run.pending > 0 => {
-                    if let Some(worker) = &mut *self.slots[usize::from(index)].lock() {
-                        // What fails here fails again, and is reported, at the next run.
-                        let _ = worker.wait();
-                    }
+            if line.turn.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0 {
+                let run = self.run(index);
+                if line.turn.compare_exchange(RUNNING, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                    self.run_turn(line, index);
+                    return true;
                 }
-                Some(Ok(_)) => self.clock.relax(),
-                Some(Err(_)) | None => return false,
+                match run {
+                    Some(Ok(run)) if run.completed > 0 => return true,
+                    Some(Ok(run)) if run.pending > 0 => {
+                        if let Some(worker) = &mut *self.slots[usize::from(index)].lock() {
+                            // What fails here fails again, and is reported, at the next run.
+                            let _ = worker.wait();
+                        }
+                    }
+                    Some(Ok(_)) => self.clock.relax(),
+                    Some(Err(_)) | None => return false,
+                }
+            } else {
+                self.clock.relax();
+            }
+            // Somebody else may have run the queue, woken by another device.
+            if line.to_driver.wait(Duration::ZERO) {
+                return true;
             }
             if self.clock.now() >= deadline {
                 return false;
@@ -214,12 +274,15 @@ impl DeviceEnd {
         let mut idle_since = clock.now();
         // A fresh ring asks to be notified.
         let mut armed = true;
+        // The ring could not be armed, since chains wait in it.
+        let mut chains_wait = false;
         while !stop.load(Ordering::Relaxed) {
             match self.shared.run(index) {
                 Some(Ok(run)) if run.taken + run.completed > 0 => {
                     if core::mem::take(&mut armed) {
                         self.shared.disarm(index);
                     }
+                    chains_wait = false;
                     idle_since = clock.now();
                     continue;
                 }
@@ -233,9 +296,12 @@ impl DeviceEnd {
                 core::hint::spin_loop();
                 continue;
             }
+            // Chains that still wait after another run are not wanted yet; the device wakes the queue when it
+            // wants them.
             armed = self.shared.arm(index);
-            if armed {
+            if armed || core::mem::replace(&mut chains_wait, true) {
                 line.to_device.wait(Duration::from_millis(100));
+                chains_wait = false;
             }
         }
     }

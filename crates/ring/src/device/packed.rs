@@ -174,6 +174,20 @@ impl Ring for Packed {
         Ok(Some(Taken { id, descs }))
     }
 
+    fn last_id(&self) -> u16 {
+        // The last descriptor of a chain has the id (2.8.6).
+        fields(self.second(self.next.checked_sub(1).unwrap_or(self.size - 1))).1
+    }
+
+    fn step_back(&mut self, descs: u16) {
+        if self.next < descs {
+            self.next += self.size;
+            self.lap ^= LAP;
+        }
+        self.next -= descs;
+        self.taken -= descs;
+    }
+
     #[inline(always)]
     fn put_used(&mut self, entry: UsedEntry, _: u16, descs: u16) {
         let write = if entry.writable { wire::DESC_WRITE } else { 0 };

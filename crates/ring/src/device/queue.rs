@@ -133,6 +133,9 @@ macro_rules! with_ring {
     };
 }
 
+// Here, since it uses the macro.
+mod put_back;
+
 // SAFETY: areas and slots point into memory that the queue owns or keeps mapped.
 unsafe impl Send for Queue {}
 // SAFETY: shared access only reads private state and ring words, atomically.

@@ -38,6 +38,11 @@ pub(super) trait Ring {
     fn take_quickly(&mut self, pass: Pass, slot: &mut Slot) -> Quick;
     /// Walks the next available chain, if there is one.
     fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain>;
+    /// The id of the chain before the next available one, as it stands in the ring now. Whatever the driver
+    /// wrote there, if nothing was taken.
+    fn last_id(&self) -> u16;
+    /// Makes the last `descs` descriptors available again, which a chain in flight has taken.
+    fn step_back(&mut self, descs: u16);
     /// Writes an entry that stands for `chains` used chains of `descs` descriptors together; unpublished.
     fn put_used(&mut self, entry: UsedEntry, chains: u16, descs: u16);
     /// Publishes what was put; whether the driver wants to be notified of it.

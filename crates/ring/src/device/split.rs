@@ -167,6 +167,16 @@ impl Ring for Split {
         Ok(Some(Taken { id: head, descs }))
     }
 
+    fn last_id(&self) -> u16 {
+        let entry = wire::avail_entry(self.next.wrapping_sub(1) & self.mask);
+        // SAFETY: masked to the ring.
+        unsafe { self.avail.load16(entry, Relaxed) }
+    }
+
+    fn step_back(&mut self, _: u16) {
+        self.next = self.next.wrapping_sub(1);
+    }
+
     #[inline(always)]
     fn put_used(&mut self, entry: UsedEntry, chains: u16, _: u16) {
         let offset = wire::used_entry(self.used_next & self.mask);
