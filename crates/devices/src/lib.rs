@@ -6,3 +6,4 @@
 extern crate alloc;
 
 pub mod blk;
+pub mod rng;

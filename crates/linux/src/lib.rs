@@ -1,6 +1,7 @@
 //! virtio-kit linux.
 
 pub mod clock;
+pub mod entropy;
 pub mod event;
 pub mod qtest;
 pub mod shared_memory;
