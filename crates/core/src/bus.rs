@@ -34,6 +34,12 @@ pub trait Bound: Send {
     /// The device's configuration changed (link, capacity, size), or it needs a reset.
     fn config_changed(&mut self);
 
+    /// Whether the device has said that only a reset mends it (2.1.2): the bus then removes it from its driver, which
+    /// gives every request in flight back, and offers it anew.
+    fn needs_reset(&self) -> bool {
+        false
+    }
+
     /// The driver must let go: every buffer goes back to its owner. What can be driven again comes back.
     fn remove(self: Box<Self>) -> Option<Found>;
 }
@@ -205,9 +211,22 @@ impl Bus {
                 Event::ConfigChanged(key) => {
                     if let Some(Entry::Bound(_, device)) = self.devices.get_mut(&(id, key)) {
                         device.config_changed();
+                        if device.needs_reset() {
+                            self.start_over((id, key));
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// Takes a device away and offers it again; one that does not even reset stays away.
+    fn start_over(&mut self, key: (BackendId, u64)) {
+        if let Some(Entry::Bound(_, device)) = self.devices.remove(&key)
+            && let Some(found) = device.remove()
+        {
+            let entry = self.offer(found);
+            self.devices.insert(key, entry);
         }
     }
 

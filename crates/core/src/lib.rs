@@ -15,7 +15,9 @@
 //! | [`device`] | what a device implements, and the status machine that drives it |
 //! | [`transport`] | what a mechanism provides |
 //! | [`in_process`] | the mechanism without a mechanism: both ends in one program |
-//! | [`pci`] | the driver's end of a device on a PCI bus |
+//! | [`pci`] | devices on a PCI bus |
+//! | [`mmio`] | devices that are a block of registers somewhere in memory |
+//! | [`interrupts`] | where interrupts end |
 //! | [`registers`] | how transports that have registers reach them |
 //!
 //! No `std`, no runtime, no `unsafe`.
@@ -30,6 +32,8 @@ pub mod clock;
 pub mod device;
 pub mod driver;
 pub mod in_process;
+pub mod interrupts;
+pub mod mmio;
 pub mod pci;
 pub mod registers;
 pub mod transport;

@@ -4,9 +4,11 @@
 //! ([`CapType::PCI_CFG`](virtio_kit_spec::pci::CapType::PCI_CFG)) all implement [`Registers`]; what is built on
 //! it works over each of them. Drivers never see registers.
 
+use crate::clock::Clock;
 use crate::transport::TransportError;
 use alloc::sync::Arc;
 use core::fmt;
+use core::time::Duration;
 
 /// How many bytes one access moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,21 +161,40 @@ impl Window {
         Ok(())
     }
 
-    /// Reads until `done` says so or the `limit` has passed.
+    /// Reads 16 bits until `done` says so or the `limit` has passed.
     pub(crate) fn await16(
         &self,
         offset: usize,
-        clock: &dyn crate::clock::Clock,
-        limit: core::time::Duration,
+        clock: &dyn Clock,
+        limit: Duration,
         done: impl Fn(u16) -> bool,
     ) -> Result<(), TransportError> {
-        use crate::clock::Clock;
-        let look = || match self.read16(offset) {
-            Ok(value) => done(value).then_some(Ok(())),
-            Err(error) => Some(Err(error)),
-        };
-        Clock::wait_for(&clock, limit, look).unwrap_or(Err(TransportError::Timeout))
+        wait_for(clock, limit, || Ok(done(self.read16(offset)?)))
     }
+
+    /// Reads 32 bits until `done` says so or the `limit` has passed.
+    pub(crate) fn await32(
+        &self,
+        offset: usize,
+        clock: &dyn Clock,
+        limit: Duration,
+        done: impl Fn(u32) -> bool,
+    ) -> Result<(), TransportError> {
+        wait_for(clock, limit, || Ok(done(self.read32(offset)?)))
+    }
+}
+
+/// Asks until the answer is yes or the `limit` has passed.
+pub(crate) fn wait_for(
+    clock: &dyn Clock,
+    limit: Duration,
+    mut ask: impl FnMut() -> Result<bool, TransportError>,
+) -> Result<(), TransportError> {
+    let look = || match ask() {
+        Ok(done) => done.then_some(Ok(())),
+        Err(error) => Some(Err(error)),
+    };
+    Clock::wait_for(&clock, limit, look).unwrap_or(Err(TransportError::Timeout))
 }
 
 impl fmt::Debug for Window {

@@ -4,13 +4,15 @@
 //! queue's [`Notifier`].
 
 use crate::driver::QueueInterrupt;
+use crate::registers::Window;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use core::time::Duration;
 use virtio_kit_ring::Arena;
 use virtio_kit_ring::driver::{Quiesced, RingAddrs};
-use virtio_kit_spec::{DeviceId, Features, Status};
+use virtio_kit_spec::notify::NotificationData;
+use virtio_kit_spec::{DeviceId, F, Features, Status};
 
 /// What a device is, for matching drivers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,23 @@ pub struct QueueSetup {
     pub addrs: RingAddrs,
 }
 
+/// How queues of the legacy interface are made (2.7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Legacy {
+    /// A ring is one run of addresses, with its device area at a multiple of this many bytes.
+    pub ring_align: usize,
+    /// Queues have the size that the device says, and no other.
+    pub fixed_size: bool,
+}
+
+/// Bits of the device types (2.2): 0 to 23, 42, 50 to 127. Bit 41 is ADMIN_VQ to a modern device.
+pub(crate) const DEVICE_FEATURES: Features =
+    Features::from_bits(0xff_ffff | 1 << 42 | u128::MAX << 50).difference(F::ADMIN_VQ);
+
+/// What there is of features on a legacy interface (2.2.3), and implemented.
+pub(crate) const LEGACY_FEATURES: Features =
+    Features::from_bits(0xff_ffff).union(F::INDIRECT_DESC).union(F::EVENT_IDX);
+
 /// A mechanism's access to one device, driver's side.
 ///
 /// Implementations are for one device each and are driven by [`crate::driver`], which calls in the order of
@@ -61,6 +80,18 @@ pub trait Transport: Send {
     /// Feature bits that this mechanism can carry: an allow-list, since a bit it does not know may need
     /// something of it (2.2, 6.3).
     fn allowed_features(&self) -> Features;
+
+    /// Feature bits without which the device cannot reach [`arena`](Self::arena): ACCESS_PLATFORM, where addresses
+    /// are those of an IOMMU, or where only some memory is shared with devices at all (6.1).
+    fn required_features(&self) -> Features {
+        Features::EMPTY
+    }
+
+    /// The terms of the legacy interface (2.2.3, 2.7.2), if the device is driven by that one. It has neither
+    /// FEATURES_OK nor a configuration generation, and feature bits 0 to 31 only.
+    fn legacy(&self) -> Option<Legacy> {
+        None
+    }
 
     /// Resets the device and waits, for a bounded time, until it says that it is reset (2.4).
     fn reset(&mut self) -> Result<Quiesced, TransportError>;
@@ -87,6 +118,12 @@ pub trait Transport: Send {
 
     /// Writes to the configuration space.
     fn write_config(&mut self, offset: usize, from: &[u8]) -> Result<(), TransportError>;
+
+    /// The shared memory region with this id (2.10); `None` if the device has none.
+    fn shared_memory(&mut self, id: u8) -> Result<Option<Window>, TransportError> {
+        let _ = id;
+        Ok(None)
+    }
 
     /// Most descriptors that queue `index` can have; 0 if there is no such queue.
     fn max_queue_size(&mut self, index: u16) -> Result<u16, TransportError>;
@@ -123,6 +160,17 @@ pub struct NotifyPosition {
     pub wrap: bool,
     /// The layout is packed.
     pub packed: bool,
+}
+
+impl NotifyPosition {
+    /// What the device is told of it, for queue `queue`.
+    pub fn data(self, queue: u16) -> NotificationData {
+        if self.packed {
+            NotificationData::packed(queue, self.next, self.wrap)
+        } else {
+            NotificationData::split(queue, self.next)
+        }
+    }
 }
 
 /// Why a mechanism failed.

@@ -2,6 +2,7 @@
 
 use super::setup::{self, Found, Open};
 use super::virtqueue::Virtqueue;
+use crate::registers::Window;
 use crate::transport::{Identity, QueueSetup, TransportError};
 use alloc::boxed::Box;
 use core::fmt;
@@ -59,6 +60,11 @@ impl Device {
         value: &V,
     ) -> Result<(), TransportError> {
         setup::write_config(&mut *self.open()?.transport, offset, value)
+    }
+
+    /// The shared memory region with this id (2.10); `None` if the device has none.
+    pub fn shared_memory(&mut self, id: u8) -> Result<Option<Window>, TransportError> {
+        self.open()?.transport.shared_memory(id)
     }
 
     /// Whether the device asks to be reset (2.1, DEVICE_NEEDS_RESET).

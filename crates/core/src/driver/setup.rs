@@ -3,6 +3,7 @@
 use super::device::Device;
 use super::interrupt::{Callback, QueueInterrupt};
 use super::virtqueue::Virtqueue;
+use crate::registers::Window;
 use crate::transport::{Identity, QueueSetup, Transport, TransportError};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -31,17 +32,24 @@ pub const RING_FEATURES: Features = F::INDIRECT_DESC
 pub struct Found {
     transport: Box<dyn Transport>,
     without: Features,
+    legacy: bool,
 }
 
 impl Found {
     /// Takes a transport as a back-end hands it out.
     pub fn new(transport: Box<dyn Transport>) -> Self {
-        Self { transport, without: Features::EMPTY }
+        Self { transport, without: Features::EMPTY, legacy: false }
     }
 
     /// Leaves features alone that the device may offer and the rings could use: a layout, for one.
     pub fn without(self, features: Features) -> Self {
         Self { without: self.without | features, ..self }
+    }
+
+    /// Takes the device by its legacy interface too, if that is all it has. For a driver that knows how its
+    /// device type differs there (features agreed on are without VERSION_1); others refuse it.
+    pub fn or_legacy(self) -> Self {
+        Self { legacy: true, ..self }
     }
 
     /// What the device is.
@@ -58,28 +66,38 @@ impl Found {
     /// rings can use, as far as the device offers them, the transport carries them, and what they require is
     /// there too.
     pub fn negotiate(self, wanted: Features) -> Result<Setup, NegotiateError> {
-        let Self { mut transport, without } = self;
+        let Self { mut transport, without, legacy } = self;
+        let is_legacy = transport.legacy().is_some();
+        if is_legacy && !(legacy && cfg!(target_endian = "little")) {
+            return Err(NegotiateError::Legacy);
+        }
         transport.reset()?;
         transport.set_status(Status::ACKNOWLEDGE)?;
         transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER)?;
         let id = transport.identity().device;
+        let required = transport.required_features();
         let mut setup =
             Setup { open: Some(Open { transport, features: Features::EMPTY, queues: Vec::new() }) };
         let open = setup.open()?;
         let offered = open.transport.device_features()?;
-        let wanted = (wanted | RING_FEATURES) - without;
+        let wanted = (wanted | RING_FEATURES) - (without - required);
         let mut features = offered & wanted & open.transport.allowed_features();
-        if !features.contains(F::VERSION_1) {
+        if !is_legacy && !features.contains(F::VERSION_1) {
             return Err(NegotiateError::Legacy);
         }
         while let Some(Dependency { feature, .. }) = unmet(features, id) {
             features -= feature;
         }
+        if !features.contains(required) {
+            return Err(NegotiateError::Missing(required - features));
+        }
         open.transport.set_driver_features(features)?;
-        let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
-        open.transport.set_status(status)?;
-        if !open.transport.status()?.contains(Status::FEATURES_OK) {
-            return Err(NegotiateError::Refused);
+        if !is_legacy {
+            let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
+            open.transport.set_status(status)?;
+            if !open.transport.status()?.contains(Status::FEATURES_OK) {
+                return Err(NegotiateError::Refused);
+            }
         }
         open.features = features;
         Ok(setup)
@@ -143,6 +161,11 @@ impl Setup {
         read_config(&mut *self.open()?.transport)
     }
 
+    /// The shared memory region with this id (2.10); `None` if the device has none.
+    pub fn shared_memory(&mut self, id: u8) -> Result<Option<Window>, TransportError> {
+        self.open()?.transport.shared_memory(id)
+    }
+
     /// Most descriptors that queue `index` can have; 0 if there is no such queue.
     pub fn max_queue_size(&mut self, index: u16) -> Result<u16, TransportError> {
         self.open()?.transport.max_queue_size(index)
@@ -160,7 +183,10 @@ impl Setup {
     /// Sets DRIVER_OK: from here on the device runs (3.1.1, step 8).
     pub fn start(mut self) -> Result<Device, TransportError> {
         let mut open = self.open.take().ok_or(TransportError::Disconnected)?;
-        let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
+        let mut status = Status::ACKNOWLEDGE | Status::DRIVER | Status::DRIVER_OK;
+        if open.transport.legacy().is_none() {
+            status |= Status::FEATURES_OK;
+        }
         if let Err(error) = open.transport.set_status(status) {
             self.open = Some(open);
             return Err(error);
@@ -205,7 +231,8 @@ impl Open {
         if size == 0 {
             return Err(NewVqError::NoQueue(index));
         }
-        if options.max_size != 0 {
+        let legacy = self.transport.legacy();
+        if options.max_size != 0 && !legacy.is_some_and(|l| l.fixed_size) {
             size = size.min(options.max_size);
         }
         if !packed && !size.is_power_of_two() {
@@ -221,7 +248,11 @@ impl Open {
                 Barriers::Smp
             },
         };
-        let memory = ring::RingMemory::alloc(self.transport.arena(), packed, size)?;
+        let arena = self.transport.arena();
+        let memory = match legacy {
+            None => ring::RingMemory::alloc(arena, packed, size)?,
+            Some(legacy) => ring::RingMemory::alloc_legacy(arena, size, legacy.ring_align)?,
+        };
         let storage = ring::Storage::boxed(size);
         let queue = ring::Queue::new(memory, storage, ring_options, self.transport.arena())?;
         let setup = QueueSetup { size, addrs: queue.addrs() };
@@ -232,16 +263,25 @@ impl Open {
     }
 }
 
-/// Reads until the generation is the same before and after.
+/// Reads until the generation is the same before and after; where there is none, until the same is read twice.
 pub(super) fn read_config<C: FromBytes + IntoBytes>(
     transport: &mut dyn Transport,
 ) -> Result<C, TransportError> {
     let mut config = C::new_zeroed();
+    let mut last = transport.legacy().map(|_| Vec::new());
     // A device may change its configuration often, but not for ever while we read a few words.
     for _ in 0..1000 {
         let before = transport.config_generation()?;
         transport.read_config(0, config.as_mut_bytes())?;
-        if transport.config_generation()? == before {
+        let settled = match &mut last {
+            None => transport.config_generation()? == before,
+            Some(last) => {
+                let same = *last == *config.as_mut_bytes();
+                *last = config.as_mut_bytes().to_vec();
+                same
+            }
+        };
+        if settled {
             return Ok(config);
         }
     }
@@ -263,8 +303,10 @@ pub(super) fn write_config<V: IntoBytes + Immutable>(
 pub enum NegotiateError {
     /// The transport failed.
     Transport(TransportError),
-    /// The device or the transport does not offer VERSION_1.
+    /// The device or the transport does not offer VERSION_1, and the driver does not take legacy devices.
     Legacy,
+    /// The device does not offer these, and without them it cannot reach the memory that the driver has for it.
+    Missing(Features),
     /// The device did not keep FEATURES_OK: it cannot work with this set.
     Refused,
 }
@@ -280,6 +322,7 @@ impl fmt::Display for NegotiateError {
         match self {
             Self::Transport(error) => error.fmt(f),
             Self::Legacy => f.write_str("the device is legacy: it does not offer VERSION_1"),
+            Self::Missing(features) => write!(f, "the device cannot reach its memory without {features:?}"),
             Self::Refused => f.write_str("the device refused the features chosen from those it offers"),
         }
     }

@@ -5,7 +5,6 @@ use crate::registers::Window;
 use crate::transport::{Notifier, NotifyPosition, TransportError};
 use alloc::sync::Arc;
 use core::time::Duration;
-use virtio_kit_spec::notify::NotificationData;
 use virtio_kit_spec::pci::NO_VECTOR;
 
 /// The register that tells the device of available buffers, found once (4.1.5.2).
@@ -21,12 +20,7 @@ impl Doorbell {
         if !self.data {
             return self.register.write16(0, self.index);
         }
-        let data = if position.packed {
-            NotificationData::packed(self.index, position.next, position.wrap)
-        } else {
-            NotificationData::split(self.index, position.next)
-        };
-        self.register.write32(0, data.to_u32())
+        self.register.write32(0, position.data(self.index).to_u32())
     }
 }
 

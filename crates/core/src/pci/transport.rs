@@ -4,13 +4,14 @@ use super::Host;
 use super::capability::Layout;
 use super::common::Common;
 use super::config::{Address, COMMAND_BUS_MASTER, COMMAND_MEMORY, COMMAND_NO_INTX, Function};
-use super::interrupts::{Interrupts, Lines};
+use super::interrupts::Interrupts;
 use super::msix::Msix;
 use super::notifier::{Doorbell, Line};
 use crate::clock::Clock;
 use crate::driver::QueueInterrupt;
+use crate::interrupts::Lines;
 use crate::registers::Window;
-use crate::transport::{Identity, Notifier, QueueSetup, Transport, TransportError};
+use crate::transport::{DEVICE_FEATURES, Identity, Notifier, QueueSetup, Transport, TransportError};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
@@ -32,10 +33,6 @@ const RING_FEATURES: Features = F::INDIRECT_DESC
     .union(F::ORDER_PLATFORM)
     .union(F::NOTIFICATION_DATA)
     .union(F::RING_RESET);
-
-/// Bits of the device types (2.2): 0 to 23, 42, 50 to 127. Bit 41 is ADMIN_VQ to a modern device.
-const DEVICE_FEATURES: Features =
-    Features::from_bits(0xff_ffff | 1 << 42 | u128::MAX << 50).difference(F::ADMIN_VQ);
 
 /// How long a device may take to reset itself or a queue.
 const RESET_LIMIT: Duration = Duration::from_secs(10);

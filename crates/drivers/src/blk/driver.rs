@@ -114,7 +114,8 @@ impl<D: Parts, T, A: Fn(Blk<D, T>)> BlkDriver<D, T, A> {
 
 /// Takes a device without a bus: what it is to its user, and what keeps it running.
 pub fn open<D: Parts, T>(found: Found, options: &Options) -> Result<(Blk<D, T>, BlkDevice), ProbeError> {
-    let mut setup = found.without(options.without).negotiate(FEATURES)?;
+    // A legacy block device differs in nothing that is used here: header, data and status are descriptors of their own.
+    let mut setup = found.without(options.without).or_legacy().negotiate(FEATURES)?;
     let features = setup.features();
     let config: Config = setup.read_config()?;
     let info = Info::new(&config, features);
@@ -213,6 +214,10 @@ impl Bound for BlkDevice {
         if let Ok(info) = self.info() {
             self.shared.sectors.store(info.sectors, Ordering::Relaxed);
         }
+    }
+
+    fn needs_reset(&self) -> bool {
+        self.shared.needs_reset.load(Ordering::Relaxed)
     }
 
     fn remove(self: Box<Self>) -> Option<Found> {

@@ -153,6 +153,8 @@ impl<C, T> core::error::Error for AddError<C, T> {}
 pub enum NewError {
     /// The size is 0, above 32768, or for a split ring no power of two.
     BadSize(u16),
+    /// The alignment of a legacy ring is no power of two from 4 to 4096.
+    BadAlign(usize),
     /// A store is shorter than the queue's size.
     StoreTooShort,
     /// The ring's memory could not be had.
@@ -173,6 +175,7 @@ impl fmt::Display for NewError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadSize(size) => write!(f, "{size} is no size for this kind of virtqueue"),
+            Self::BadAlign(align) => write!(f, "{align} is no alignment for a legacy ring"),
             Self::StoreTooShort => f.write_str("a store has fewer elements than the queue"),
             Self::Memory(error) => write!(f, "no memory for the ring: {error}"),
             Self::BadIndirect => f.write_str("indirect chains must be of 2 to 32768 buffers"),
