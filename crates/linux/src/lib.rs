@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod process;
 pub mod qtest;
 pub mod shared_memory;
 pub mod storage;
