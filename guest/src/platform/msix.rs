@@ -15,7 +15,7 @@ use virtio_kit::transport::TransportError;
 pub struct Messages(Mutex<Vec<Armed>>);
 
 struct Armed {
-    vector: Vector,
+    _vector: Vector,
     came: Arc<AtomicBool>,
 }
 
@@ -35,7 +35,7 @@ impl Interrupts for Messages {
             let cpu = usize::from(number.saturating_sub(1)) % smp::count();
             let (address, data) = apic::message(cpu, vector.number());
             messages.push(Message { address, data });
-            armed.push(Armed { vector, came });
+            armed.push(Armed { _vector: vector, came });
         }
         *self.0.lock() = armed;
         Ok(messages)

@@ -232,7 +232,9 @@ impl Share {
                 }
                 None if time::now() >= deadline => return Err(Failure::from("a request never completes")),
                 None if wait == Wait::Interrupt => {
-                    if !self.queue.wait(LIMIT)? {
+                    // It may end early, for what was known already.
+                    self.queue.wait(LIMIT)?;
+                    if time::now() >= deadline {
                         return Err(Failure::from("an interrupt never came"));
                     }
                 }
@@ -259,7 +261,8 @@ impl Share {
                 let id = done.id.ok_or("no identification")?;
                 return Ok(String::from_utf8_lossy(&id).trim_end_matches('\0').into());
             }
-            if !self.queue.wait(LIMIT)? || time::now() >= deadline {
+            self.queue.wait(LIMIT)?;
+            if time::now() >= deadline {
                 return Err(Failure::from("the identification never came"));
             }
         }

@@ -84,10 +84,9 @@ pub unsafe fn init(index: usize) {
     // The new code and data segments are those that the CPU runs with already.
     unsafe {
         let task = &raw mut (*tables).tasks[index];
-        for (slot, stack) in
-            (&raw mut (*tables).stacks[index]).cast::<Stack>().as_stacks().into_iter().enumerate()
-        {
-            (*task).interrupt_stacks[slot] = stack;
+        for slot in 0..3 {
+            // Where a stack begins, which is at its end.
+            (*task).interrupt_stacks[slot] = (&raw mut (*tables).stacks[index][slot]).add(1) as u64;
         }
         let descriptors = (&raw mut (*tables).descriptors).cast::<u64>();
         if index == 0 {
@@ -101,17 +100,6 @@ pub unsafe fn init(index: usize) {
         let pointer = TablePointer { limit, base: descriptors as u64 };
         asm!("lgdt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags));
         asm!("ltr {0:x}", in(reg) selector, options(nostack, preserves_flags));
-    }
-}
-
-trait Stacks {
-    /// Where three stacks in a row begin, which is at their ends.
-    fn as_stacks(self) -> [u64; 3];
-}
-
-impl Stacks for *mut Stack {
-    fn as_stacks(self) -> [u64; 3] {
-        [1, 2, 3].map(|n| self.wrapping_add(n) as u64)
     }
 }
 

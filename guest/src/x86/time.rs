@@ -48,7 +48,7 @@ pub fn init() {
 /// Time since the machine was started. All CPUs agree.
 pub fn now() -> Duration {
     let scale = NANOSECONDS.load(Ordering::Relaxed);
-    Duration::from_nanos((u128::from(cpu::time_stamp()) * u128::from(scale) >> 32) as u64)
+    Duration::from_nanos(((u128::from(cpu::time_stamp()) * u128::from(scale)) >> 32) as u64)
 }
 
 /// Which CPUs are about to sleep, or do.
