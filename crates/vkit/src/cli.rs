@@ -1,25 +1,15 @@
 //! The command line's shape.
 
-use crate::target::Target;
+use crate::target::{self, TYPES, Target, Type};
 use crate::units;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
-const TARGETS: &str = "\
-TARGET is a device:
-  vhost-user:SOCKET            a block device that another process serves on a Unix socket
-  in-process:blk?image=FILE    a block device in this process, over a file
-  in-process:blk?size=1G       the same, over memory
-  in-process:blk?null          the same, over nothing: reads touch no data (1T, or size=)
-                               more with &: layout=packed in_order=on queues=4 read_only=on
-                               direct=on (past the page cache) threads=on (the device on threads of its own)
-
-Sizes are in bytes, or with K, M, G or T in powers of 1024.";
-
 /// Drive virtio devices: the same drivers over every transport.
 #[derive(Debug, Parser)]
-#[command(name = "vkit", version, after_help = TARGETS, max_term_width = 110, infer_subcommands = false)]
+#[command(name = "vkit", version, after_help = target::help(), max_term_width = 110, infer_subcommands = false)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -42,8 +32,8 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_enum)]
     pub(crate) transport: Vec<TransportKind>,
     /// Only this device; may be given more than once
-    #[arg(long, value_enum)]
-    pub(crate) device: Vec<DeviceKind>,
+    #[arg(long, value_name = "TYPE", value_parser = device())]
+    pub(crate) device: Vec<&'static Type>,
     /// Only this ring layout
     #[arg(long, value_enum, default_value_t = LayoutChoice::Both)]
     pub(crate) layout: LayoutChoice,
@@ -66,10 +56,9 @@ pub(crate) enum TransportKind {
     VhostUser,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceKind {
-    /// Block device
-    Blk,
+/// A device type by its name.
+fn device() -> impl TypedValueParser<Value = &'static Type> {
+    PossibleValuesParser::new(TYPES.iter().map(|kind| kind.name)).try_map(|name| Type::named(&name))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,10 +69,13 @@ pub(crate) enum LayoutChoice {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = TARGETS)]
+#[command(after_help = target::help())]
 pub(crate) struct InfoArgs {
     /// The device
     pub(crate) target: Target,
+    /// What it is taken for, if nobody can ask it: a vhost-user back-end
+    #[arg(long, value_name = "TYPE", value_parser = device())]
+    pub(crate) device: Option<&'static Type>,
     /// As a JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -106,7 +98,7 @@ pub(crate) enum BlkCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = TARGETS)]
+#[command(after_help = target::help())]
 pub(crate) struct ReadArgs {
     /// The device
     pub(crate) target: Target,
@@ -122,7 +114,7 @@ pub(crate) struct ReadArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = TARGETS)]
+#[command(after_help = target::help())]
 pub(crate) struct WriteArgs {
     /// The device
     pub(crate) target: Target,
@@ -138,14 +130,14 @@ pub(crate) struct WriteArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = TARGETS)]
+#[command(after_help = target::help())]
 pub(crate) struct FlushArgs {
     /// The device
     pub(crate) target: Target,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = TARGETS)]
+#[command(after_help = target::help())]
 pub(crate) struct RangeArgs {
     /// The device
     pub(crate) target: Target,
@@ -158,7 +150,7 @@ pub(crate) struct RangeArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = TARGETS)]
+#[command(after_help = target::help())]
 pub(crate) struct BenchArgs {
     /// The device
     pub(crate) target: Target,

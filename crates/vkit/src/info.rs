@@ -3,15 +3,13 @@
 use crate::cli::InfoArgs;
 use crate::failure::{Failure, Result};
 use crate::output;
+use crate::target::{Type, What};
 use crate::units::{size, thousands};
 use serde::Serialize;
-use serde_json::{Value, json};
-use virtio_kit::spec::blk::Config;
+use serde_json::Value;
 use virtio_kit::spec::features;
 use virtio_kit::transport::Transport;
 use virtio_kit::{DeviceId, Status};
-use virtio_kit_drivers::blk::{Info, RangeLimits};
-use zerocopy::FromBytes;
 
 #[derive(Serialize)]
 struct Report {
@@ -31,22 +29,23 @@ struct QueueSize {
 
 pub(crate) fn run(args: &InfoArgs) -> Result<()> {
     let target = &args.target;
-    let mut opened = target.open(1 << 20)?;
-    let not_blk = opened.not_blk.take();
-    let report = look(&mut *opened.transport, not_blk.as_deref())
+    let mut opened = target.look(args.device, 1 << 20)?;
+    let report = look(&mut *opened.transport, &opened.what)
         .map_err(|error| Failure::new(format_args!("{target}: {error}")))?;
-    if args.json { output::json(&report) } else { show(&report, not_blk.as_deref()) }
+    if args.json { output::json(&report) } else { show(&report, &opened.what) }
 }
 
 /// Reads everything that can be read before features are agreed on.
 fn look(
     transport: &mut dyn Transport,
-    not_blk: Option<&str>,
+    what: &What,
 ) -> std::result::Result<Report, virtio_kit::transport::TransportError> {
     transport.reset()?;
     transport.set_status(Status::ACKNOWLEDGE)?;
-    let id = transport.identity().device;
-    let known = not_blk.is_none();
+    let id = match what {
+        What::Is(id) => Some(*id),
+        What::Unknown(_) => None,
+    };
     let offered = transport.device_features()?;
     let mut queues = Vec::new();
     for index in 0..=u16::MAX {
@@ -55,65 +54,29 @@ fn look(
             max_size => queues.push(QueueSize { index, max_size }),
         }
     }
-    let mut config = None;
-    if known && id == DeviceId::BLOCK {
-        let mut bytes = [0; size_of::<Config>()];
-        transport.read_config(0, &mut bytes)?;
-        config = Config::read_from_bytes(&bytes).ok().map(|raw| blk_config(&Info::new(&raw, offered)));
-    }
+    let config = match id.and_then(Type::of) {
+        Some(kind) => Some((kind.config)(transport, offered)?).filter(|config| !config.is_null()),
+        None => None,
+    };
     let generic = |bit| features::name(DeviceId(0), bit).map_or_else(|| format!("bit {bit}"), str::to_owned);
     Ok(Report {
-        device: if known { id.to_string().to_lowercase() } else { "unknown".into() },
-        device_id: known.then_some(id.0),
+        device: id.map_or("unknown".into(), |id| id.to_string().to_lowercase()),
+        device_id: id.map(|id| id.0),
         transport: transport.name().into(),
-        features: if known {
-            output::feature_names(offered, id)
-        } else {
-            offered.numbers().map(generic).collect()
+        features: match id {
+            Some(id) => output::feature_names(offered, id),
+            None => offered.numbers().map(generic).collect(),
         },
         queues,
         config,
     })
 }
 
-fn blk_config(info: &Info) -> Value {
-    let no_bound = |value: u32| if value == u32::MAX { Value::Null } else { value.into() };
-    let range = |limits: &Option<RangeLimits>| match limits {
-        Some(limits) => json!({
-            "max_sectors": no_bound(limits.max_sectors),
-            "alignment_sectors": limits.alignment,
-        }),
-        None => Value::Null,
-    };
-    json!({
-        "bytes": info.bytes(),
-        "sectors": info.sectors,
-        "block_size": info.block_size,
-        "read_only": info.read_only,
-        "flush": info.flush,
-        "writeback": info.writeback,
-        "writeback_can_change": info.can_set_writeback,
-        "queues": info.queues,
-        "max_segments": info.limits.segments,
-        "max_segment_bytes": no_bound(info.limits.segment_size),
-        "topology": info.topology.as_ref().map(|topology| json!({
-            "logical_per_physical": topology.logical_per_physical,
-            "alignment_offset": topology.alignment_offset,
-            "min_io_blocks": topology.min_io_size,
-            "opt_io_blocks": topology.opt_io_size,
-        })),
-        "discard": range(&info.discard),
-        "write_zeroes": range(&info.write_zeroes),
-        "write_zeroes_may_unmap": info.write_zeroes_may_unmap,
-        "secure_erase": range(&info.secure_erase),
-    })
-}
-
-fn show(report: &Report, not_blk: Option<&str>) -> Result<()> {
+fn show(report: &Report, what: &What) -> Result<()> {
     let field = |name: &str, value: &str| output::line(&format!("{name:<10} {value}"));
-    match (report.device_id, not_blk) {
-        (Some(id), _) => field("device", &format!("{} (id {id})", report.device))?,
-        (None, why) => field("device", &format!("unknown, no block device: {}", why.unwrap_or_default()))?,
+    match what {
+        What::Is(id) => field("device", &format!("{} (id {})", report.device, id.0))?,
+        What::Unknown(why) => field("device", &format!("unknown: {why}"))?,
     }
     field("transport", &report.transport)?;
     for (at, names) in report.features.chunks(6).enumerate() {

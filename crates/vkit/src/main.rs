@@ -7,7 +7,6 @@ mod demo;
 mod failure;
 mod info;
 mod output;
-mod socket;
 mod target;
 mod units;
 

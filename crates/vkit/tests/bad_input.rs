@@ -17,8 +17,8 @@ fn wrong_usage_is_one_line_and_status_2() {
              in-process:blk?image=FILE (see `vkit --help`)",
         ),
         (
-            "info in-process:net",
-            "vkit: invalid value 'in-process:net' for '<TARGET>': no device `net` in this process: there is blk \
+            "info in-process:teapot",
+            "vkit: invalid value 'in-process:teapot' for '<TARGET>': no device `teapot`: there is blk \
              (see `vkit --help`)",
         ),
         ("info", "vkit: the following required arguments were not provided: <TARGET> (see `vkit --help`)"),

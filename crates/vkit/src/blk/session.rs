@@ -4,8 +4,8 @@ use super::pump::Queue;
 use crate::failure::{Failure, Result};
 use crate::target::{Host, Target};
 use crate::units::{SECTOR, thousands};
-use virtio_kit::Features;
 use virtio_kit::driver::Found;
+use virtio_kit::{DeviceId, Features};
 use virtio_kit_drivers::blk::{self, Blk, BlkDevice, Info, Options};
 
 /// What a command needs of a device.
@@ -57,13 +57,9 @@ pub(crate) struct Session {
 impl Session {
     /// Opens a target, which must be a block device.
     pub(crate) fn open(target: &Target, want: &Want) -> Result<Self> {
-        let opened = target.open(want.memory())?;
-        let failed = |what: &dyn std::fmt::Display| Failure::new(format_args!("{target}: {what}"));
-        if let Some(why) = opened.not_blk {
-            return Err(failed(&format_args!("not a block device: {why}")));
-        }
-        let (blk, device) =
-            blk::open(Found::new(opened.transport), &want.options()).map_err(|error| failed(&error))?;
+        let opened = target.open(DeviceId::BLOCK, want.memory())?;
+        let (blk, device) = blk::open(Found::new(opened.transport), &want.options())
+            .map_err(|error| Failure::new(format_args!("{target}: {error}")))?;
         let Blk { queues, info, features, .. } = blk;
         Ok(Self { queues, info, features, _device: device, host: opened.host })
     }

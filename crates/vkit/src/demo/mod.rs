@@ -1,27 +1,68 @@
 //! `vkit demo`: every driver over every transport that is here, in every layout, with real work that is
 //! verified at the other end by another path.
+//!
+//! A device type's rows are one file, or one folder, here and one line of [`DEMOS`].
 
+mod blk;
 mod bus;
 pub(crate) mod content;
 mod daemon;
-mod plan;
 mod rows;
 mod scratch;
-mod work;
 
-use crate::cli::DemoArgs;
+use crate::cli::{DemoArgs, LayoutChoice, TransportKind};
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::target::{InProcessBlk, Storage, Target};
 use content::{BLOCK, Content};
-use daemon::Daemon;
 use indicatif::ProgressBar;
-use rows::{Layout, Other, Outcome, Row, Table, Work};
+use rows::{Layout, Outcome, Row, Table};
 use scratch::Scratch;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use virtio_kit::DeviceId;
+
+/// What is shown of each device type.
+const DEMOS: &[Demo] = &[blk::DEMO];
+
+/// What is shown of one device type.
+struct Demo {
+    /// The type's name, as in `--device`.
+    device: &'static str,
+    /// Its rows, in the order in which they are shown.
+    rows: fn(&Asked<'_>) -> Vec<Box<dyn Act>>,
+    /// What is done in each row, in lines.
+    work: fn(&Stage) -> Vec<String>,
+}
+
+/// A row: who is at the other end, and what is done.
+trait Act {
+    /// What the row is.
+    fn row(&self) -> Row;
+
+    /// Plays it. `number` differs from row to row.
+    fn play(&self, stage: &Stage, number: u64) -> Result<Outcome>;
+}
+
+/// Which rows were asked for.
+struct Asked<'a>(&'a DemoArgs);
+
+impl Asked<'_> {
+    fn device(&self, name: &str) -> bool {
+        self.0.device.is_empty() || self.0.device.iter().any(|kind| kind.name == name)
+    }
+
+    fn transport(&self, kind: TransportKind) -> bool {
+        self.0.transport.is_empty() || self.0.transport.contains(&kind)
+    }
+
+    fn layouts(&self) -> impl Iterator<Item = Layout> {
+        Layout::ALL.into_iter().filter(|layout| match self.0.layout {
+            LayoutChoice::Both => true,
+            LayoutChoice::Split => !layout.packed,
+            LayoutChoice::Packed => layout.packed,
+        })
+    }
+}
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let began = Instant::now();
@@ -29,7 +70,6 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let size = image.as_ref().map_or(args.size, |(_, size)| *size);
     scratch::clean_up_on_signals()?;
     let scratch = Scratch::new()?;
-    let rows = rows::rows(args);
     let stage = Stage {
         file: scratch.path("image.raw"),
         socket: scratch.path("socket"),
@@ -38,12 +78,23 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         daemon: daemon::find(),
         bar: output::progress(Some(size * 2)),
     };
-    let mut table = Table::new(args.json, size, work::WANT.depth)?;
-    for (number, &row) in rows.iter().enumerate() {
-        stage.bar.set_message(format!("blk, {}", row.other));
-        stage.bar.set_position(0);
-        let outcome = stage.play(row, number as u64);
-        stage.bar.suspend(|| table.add(row, &outcome))?;
+    let mut table = Table::new(args.json)?;
+    let asked = Asked(args);
+    let mut number = 0;
+    for demo in DEMOS.iter().filter(|demo| asked.device(demo.device)) {
+        let work = (demo.work)(&stage);
+        for act in (demo.rows)(&asked) {
+            let row = act.row();
+            stage.bar.set_message(format!("{}, {}", row.device, row.other));
+            stage.bar.set_position(0);
+            let outcome = match act.play(&stage, number) {
+                Ok(outcome) => outcome,
+                Err(Failure::Line(why)) => Outcome::Failed(why),
+                Err(_) => Outcome::Failed("the output is closed".into()),
+            };
+            number += 1;
+            stage.bar.suspend(|| table.add(&row, &work, &outcome))?;
+        }
     }
     stage.bar.finish_and_clear();
     drop(scratch);
@@ -74,70 +125,4 @@ struct Stage {
     image: Option<Content>,
     daemon: Option<PathBuf>,
     bar: ProgressBar,
-}
-
-impl Stage {
-    fn play(&self, row: Row, number: u64) -> Outcome {
-        match self.try_play(row, number) {
-            Ok(outcome) => outcome,
-            Err(Failure::Line(why)) => Outcome::Failed(why),
-            Err(_) => Outcome::Failed("the output is closed".into()),
-        }
-    }
-
-    fn try_play(&self, row: Row, number: u64) -> Result<Outcome> {
-        // Empty for every row, so that nothing can be verified that another row has written.
-        let created = File::create(&self.file).and_then(|file| file.set_len(self.size));
-        created.map_err(|error| Failure::file(&self.file, &error))?;
-        match row.other {
-            Other::InProcess { threads } => {
-                let Layout { packed, in_order } = row.layout;
-                let storage = Storage::Image(self.file.clone());
-                let blk = InProcessBlk { packed, in_order, threads, ..InProcessBlk::new(storage) };
-                self.drive(&Target::InProcess(blk), row, number)
-            }
-            Other::StorageDaemon { queues } => {
-                let Some(program) = &self.daemon else {
-                    return Ok(Outcome::Skipped(format!("no {} on the PATH", daemon::NAME)));
-                };
-                let mut daemon = Daemon::start(program, &self.file, &self.socket, queues)?;
-                let outcome = self.drive(&Target::VhostUser(self.socket.clone()), row, number);
-                outcome.map_err(|failure| match daemon.complaint() {
-                    Some(complaint) => failure.after(complaint),
-                    None => failure,
-                })
-            }
-        }
-    }
-
-    fn drive(&self, target: &Target, row: Row, number: u64) -> Result<Outcome> {
-        let mut device = bus::take(target, &work::WANT)?;
-        let features = device.blk.features;
-        let layout = Layout::of(features);
-        if layout != row.layout {
-            return match row.other {
-                Other::StorageDaemon { .. } => {
-                    Ok(Outcome::Skipped(format!("not offered by {}", daemon::NAME)))
-                }
-                Other::InProcess { .. } => Err(Failure::new(format_args!("{layout} was negotiated"))),
-            };
-        }
-        let (first, second) = (Content::Seed(2 * number + 1), Content::Seed(2 * number + 2));
-        let job = work::Job {
-            file: &self.file,
-            size: self.size,
-            first: self.image.as_ref().unwrap_or(&first),
-            second: &second,
-            seed: number,
-            features,
-            bar: &self.bar,
-        };
-        let spent = work::run(&mut device.blk.queues, &job)?;
-        Ok(Outcome::Verified(Work {
-            features: output::feature_names(features, DeviceId::BLOCK),
-            bytes: spent.bytes,
-            requests: spent.requests,
-            time: spent.time,
-        }))
-    }
 }

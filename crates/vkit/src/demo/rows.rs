@@ -1,6 +1,5 @@
 //! What there is to show, and how it is shown.
 
-use crate::cli::{DemoArgs, DeviceKind, LayoutChoice, TransportKind};
 use crate::failure::Result;
 use crate::output;
 use crate::units::{rate, size, thousands};
@@ -10,11 +9,7 @@ use std::time::Duration;
 use virtio_kit::{F, Features};
 
 /// The order of descriptors in memory, and of their use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) packed: bool,
-    pub(super) in_order: bool,
-}
+pub(super) use crate::target::Ring as Layout;
 
 impl Layout {
     pub(super) const ALL: [Self; 4] = [
@@ -37,68 +32,17 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Other {
-    /// The device in this process, run by the driver's thread or by one of its own.
-    InProcess { threads: bool },
-    /// qemu-storage-daemon with so many queues.
-    StorageDaemon { queues: u16 },
-}
-
-impl Other {
-    fn transport(self) -> &'static str {
-        match self {
-            Self::InProcess { .. } => "in-process",
-            Self::StorageDaemon { .. } => "vhost-user",
-        }
-    }
-}
-
-impl fmt::Display for Other {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InProcess { threads: false } => f.write_str("in-process, 1 thread"),
-            Self::InProcess { threads: true } => f.write_str("in-process, 2 threads"),
-            Self::StorageDaemon { queues: 1 } => f.write_str("vhost-user, 1 queue"),
-            Self::StorageDaemon { queues } => write!(f, "vhost-user, {queues} queues"),
-        }
-    }
-}
-
 /// A driver over a transport in a layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Row {
-    pub(super) other: Other,
+    pub(super) device: &'static str,
+    /// Name of the mechanism.
+    pub(super) transport: &'static str,
+    /// Who is at the other end, in a few words.
+    pub(super) other: String,
+    /// The same in more words.
+    pub(super) how: String,
     pub(super) layout: Layout,
-}
-
-/// The rows that were asked for.
-pub(super) fn rows(args: &DemoArgs) -> Vec<Row> {
-    let has = |kind| args.transport.is_empty() || args.transport.contains(&kind);
-    let blk = args.device.is_empty() || args.device.contains(&DeviceKind::Blk);
-    let chosen = |layout: &Layout| match args.layout {
-        LayoutChoice::Both => true,
-        LayoutChoice::Split => !layout.packed,
-        LayoutChoice::Packed => layout.packed,
-    };
-    let mut rows = Vec::new();
-    for layout in Layout::ALL.into_iter().filter(chosen).filter(|_| blk) {
-        if has(TransportKind::InProcess) {
-            // Both ways of running the device are shown, each in both layouts.
-            rows.push(Row { other: Other::InProcess { threads: layout.in_order }, layout });
-        }
-    }
-    for layout in Layout::ALL.into_iter().filter(chosen).filter(|_| blk) {
-        if has(TransportKind::VhostUser) {
-            rows.push(Row { other: Other::StorageDaemon { queues: 1 }, layout });
-            // What one queue is not offered four are not either.
-            if layout == Layout::ALL[0] {
-                rows.push(Row { other: Other::StorageDaemon { queues: 4 }, layout });
-            }
-        }
-    }
-    rows
 }
 
 /// What a row came to.
@@ -139,8 +83,8 @@ struct Json<'a> {
 /// Prints rows as they come.
 pub(super) struct Table {
     json: bool,
-    size: u64,
-    depth: u16,
+    /// What is done with each device type.
+    work: Vec<(&'static str, Vec<String>)>,
     /// Sets of features that occurred: rows name them by letter.
     sets: Vec<Vec<String>>,
     pub(super) verified: usize,
@@ -149,7 +93,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(json: bool, size: u64, depth: u16) -> Result<Self> {
+    pub(super) fn new(json: bool) -> Result<Self> {
         if !json {
             output::line(&format!(
                 "{:<8}{:<23}{:<17}{:<10}{:>10}{:>10}  {:<10}{:>12}{:>12}",
@@ -164,7 +108,7 @@ impl Table {
                 "ns/request"
             ))?;
         }
-        Ok(Self { json, size, depth, sets: Vec::new(), verified: 0, failed: 0, skipped: 0 })
+        Ok(Self { json, work: Vec::new(), sets: Vec::new(), verified: 0, failed: 0, skipped: 0 })
     }
 
     /// The letter of a set of features.
@@ -176,16 +120,20 @@ impl Table {
         (b'a' + (at % 26) as u8) as char
     }
 
-    pub(super) fn add(&mut self, row: Row, outcome: &Outcome) -> Result<()> {
+    /// A row is played; `work` is what is done in all rows of this device type.
+    pub(super) fn add(&mut self, row: &Row, work: &[String], outcome: &Outcome) -> Result<()> {
         match outcome {
             Outcome::Verified(_) => self.verified += 1,
             Outcome::Failed(_) => self.failed += 1,
             Outcome::Skipped(_) => self.skipped += 1,
         }
         if self.json {
-            return self.add_json(row, outcome);
+            return self.add_json(row, work, outcome);
         }
-        let start = format!("{:<8}{:<23}{:<17}", "blk", row.other.to_string(), row.layout.to_string());
+        if !self.work.iter().any(|(device, _)| *device == row.device) {
+            self.work.push((row.device, work.to_vec()));
+        }
+        let start = format!("{:<8}{:<23}{:<17}", row.device, row.other, row.layout.to_string());
         output::line(&match outcome {
             Outcome::Verified(work) => {
                 let set = self.letter(&work.features);
@@ -200,32 +148,20 @@ impl Table {
         })
     }
 
-    fn add_json(&self, row: Row, outcome: &Outcome) -> Result<()> {
+    fn add_json(&self, row: &Row, lines: &[String], outcome: &Outcome) -> Result<()> {
         let nothing = Work { features: Vec::new(), bytes: 0, requests: 0, time: Duration::ZERO };
         let (work, skipped, error) = match outcome {
             Outcome::Verified(work) => (work, None, None),
             Outcome::Failed(why) => (&nothing, None, Some(why.as_str())),
             Outcome::Skipped(why) => (&nothing, Some(why.as_str()), None),
         };
-        let how = match row.other {
-            Other::InProcess { threads: false } => "device on the driver's thread",
-            Other::InProcess { threads: true } => "device on a thread of its own",
-            Other::StorageDaemon { queues: 1 } => "qemu-storage-daemon, 1 queue",
-            Other::StorageDaemon { .. } => "qemu-storage-daemon, 4 queues",
-        };
         let ns = work.time.as_nanos() as f64 / work.requests.max(1) as f64;
         output::json(&Json {
-            device: "blk",
-            transport: row.other.transport(),
+            device: row.device,
+            transport: row.transport,
             layout: row.layout.to_string(),
             features: &work.features,
-            work: skipped.is_none().then(|| {
-                let (size, depth) = (size(self.size), self.depth);
-                format!(
-                    "{how}; {size} written in random order at depth {depth}, flushed, file hashed; \
-                     file changed, read back, hashed"
-                )
-            }),
+            work: skipped.is_none().then(|| format!("{}; {}", row.how, lines.join(" "))),
             verified: matches!(outcome, Outcome::Verified(_)),
             skipped,
             error,
@@ -253,15 +189,12 @@ impl Table {
                 list(&format!("and ({})", (b'a' + (at % 26) as u8) as char), &own)?;
             }
         }
-        output::line(&format!(
-            "work      {} written in random order at depth {}, flushed, and the backing file hashed (SHA-256);",
-            size(self.size),
-            self.depth
-        ))?;
-        output::line(
-            "          then the file changed behind the device, read back through the driver and hashed;",
-        )?;
-        output::line("          times include making and hashing the content")?;
+        for (device, lines) in &self.work {
+            for (at, line) in lines.iter().enumerate() {
+                let title = if at == 0 { device } else { "" };
+                output::line(&format!("{title:<9} {line}"))?;
+            }
+        }
         let (verified, failed, skipped) = (self.verified, self.failed, self.skipped);
         let seconds = took.as_secs_f64();
         output::line(&format!(

@@ -1,8 +1,8 @@
 //! What is done with a block device, and how it is verified at the other end by another path.
 
-use super::content::{Content, Hash, hash, hash_all};
+use super::super::content::{Content, Hash, hash, hash_all};
 use super::plan::{Extent, cut};
-use crate::blk::pump::{Pump, Queue};
+use crate::blk::pump::{Pump, Queue, Ticket};
 use crate::blk::session::Want;
 use crate::failure::{Failure, Result};
 use indicatif::ProgressBar;
@@ -12,8 +12,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
-use virtio_kit::Features;
-use virtio_kit_drivers::blk::Kind;
+use virtio_kit::{DmaBuf, Features};
+use virtio_kit_drivers::blk::{Blk, Kind};
+
+/// A block device as it is used here.
+pub(super) type Device = Blk<Vec<DmaBuf>, Ticket>;
 
 /// For each queue. Depth and buffers of a request are shown in the table.
 pub(super) const WANT: Want = Want { queues: 4, depth: 32, segments: 4, segment: 64 << 10 };
@@ -175,9 +178,10 @@ fn expected_hashes(content: &Content, plan: &[Extent]) -> io::Result<Hashes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::bus;
     use crate::demo::content::random;
-    use crate::target::{InProcessBlk, Storage, Target};
+    use crate::target::blk::{Disk, Storage};
+    use crate::target::{InProcess, Local, Ring, Target};
+    use virtio_kit::DeviceId;
 
     const SIZE: u64 = 1 << 20;
 
@@ -188,18 +192,19 @@ mod tests {
         let mut bytes = vec![0; SIZE as usize];
         before.fill(0, &mut bytes).unwrap();
         std::fs::write(&file, bytes).unwrap();
-        let target = Target::InProcess(InProcessBlk::new(Storage::Memory(SIZE)));
-        let mut device = bus::take(&target, &WANT).unwrap();
+        let local = Local::new(DeviceId::BLOCK, Disk::new(Storage::Memory(SIZE)));
+        let target = Target::InProcess(InProcess { local, ring: Ring::default(), threads: false });
+        let mut taken = super::super::take(&target).unwrap();
         let job = Job {
             file: &file,
             size: SIZE,
             first: &Content::Seed(1),
             second: &Content::Seed(2),
             seed: 0,
-            features: device.blk.features,
+            features: taken.device.features,
             bar: &ProgressBar::hidden(),
         };
-        let ran = run(&mut device.blk.queues, &job);
+        let ran = run(&mut taken.device.queues, &job);
         std::fs::remove_file(&file).unwrap();
         ran
     }

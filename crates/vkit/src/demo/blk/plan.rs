@@ -1,6 +1,6 @@
 //! How an image is cut into requests.
 
-use super::content::{BLOCK, random};
+use super::super::content::{BLOCK, random};
 
 /// The longest request.
 const LONGEST: u64 = 256 << 10;
