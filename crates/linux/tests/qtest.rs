@@ -407,3 +407,35 @@ fn the_machine_ends_with_its_last_user_and_its_end_is_noticed() {
     };
     assert_eq!(error, TransportError::Disconnected);
 }
+
+#[test]
+fn the_machine_does_not_outlive_its_process_even_if_that_is_killed() {
+    const MARK: &str = "VIRTIO_KIT_TEST_IS_THE_PROCESS_TO_BE_KILLED";
+    const NAME: &str = "the_machine_does_not_outlive_its_process_even_if_that_is_killed";
+    if std::env::var_os(MARK).is_some() {
+        // By a thread that ends at once: the machine must not end with that.
+        let options = Options::default().virtio("virtio-rng-pci,addr=2");
+        let machine = std::thread::spawn(move || start(&options)).join().unwrap();
+        machine.transport(2).unwrap();
+        println!("process={}", machine.process_id());
+        // Nobody writes to it: until the end.
+        let _ = std::io::stdin().read_line(&mut String::new());
+        return;
+    }
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(MARK, "1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+    let id = lines.find_map(|line| line.unwrap().split_once("process=")?.1.trim().parse::<i32>().ok());
+    let id = rustix::process::Pid::from_raw(id.unwrap()).unwrap();
+    let qemu = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let limit = rustix::time::Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let mut ended = [rustix::event::PollFd::new(&qemu, rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut ended, Some(&limit)), Ok(1), "QEMU goes on without its process");
+}

@@ -28,6 +28,7 @@ use super::link::Link;
 use super::ram::{ArenaMemory, Ram};
 use super::{Error, Options};
 use crate::clock::MonotonicClock;
+use crate::process;
 
 /// Where BARs are put: behind the memory, and below the interrupt controllers.
 const BARS: u64 = 0xc000_0000;
@@ -35,7 +36,7 @@ const BARS_END: u64 = 0xfe00_0000;
 
 /// A QEMU that was started, and its PCI bus. Clones are handles to the same one.
 ///
-/// It ends with the last handle and the last transport.
+/// It ends with the last handle and the last transport, and with this process whatever ends that.
 #[derive(Clone)]
 pub struct Machine(Arc<Running>);
 
@@ -271,8 +272,8 @@ impl Folder {
         let size = ram.len();
         let backend = format!("memory-backend-file,id=m,size={size},mem-path={},share=on", ram.path());
         let socket = format!("unix:{}", self.file("qtest").display());
-        let mut process = Process::new(&options.program);
-        process
+        let mut command = Process::new(&options.program);
+        command
             .args(["-accel", "tcg", "-display", "none", "-nodefaults", "-no-user-config"])
             .args(["-machine", "q35,memory-backend=m", "-object", &backend, "-m", &format!("{size}B")])
             .args(["-qtest", &socket, "-qtest-log", "/dev/null"])
@@ -282,7 +283,8 @@ impl Folder {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        match process.spawn() {
+        // A QEMU without its driver would halt for ever.
+        match process::spawn_tied(command) {
             Ok(child) => Ok(Ended(Mutex::new(child))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::Missing(options.program.clone()))

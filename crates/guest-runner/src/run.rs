@@ -1,0 +1,200 @@
+//! One boot.
+
+use crate::disk::{Disk, Layout, SIZE};
+use crate::scratch::Scratch;
+use crate::{Error, Kernel, Machine};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fs::File;
+use std::io::{self, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use virtio_kit_linux::process::spawn_tied;
+
+/// The program that boots it.
+const QEMU: &str = "qemu-system-x86_64";
+/// What QEMU ends with when the kernel says that all went well.
+const SUCCESS: i32 = 33;
+
+/// What to boot, and how.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The machine.
+    pub machine: Machine,
+    /// Its CPUs.
+    pub cpus: u8,
+    /// What disks contain: another number, another content.
+    pub seed: u64,
+    /// How long it may take.
+    pub limit: Duration,
+    /// More arguments for QEMU.
+    pub arguments: Vec<String>,
+}
+
+/// What a boot has shown.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// The devices, in the order of the kernel's lines.
+    pub devices: Vec<Device>,
+    /// From the start of QEMU to its end.
+    pub time: Duration,
+    /// All that the kernel said.
+    pub said: String,
+}
+
+/// A device with which the kernel did what it should.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its type, such as `blk`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// How, as the kernel says.
+    pub how: String,
+    /// What was looked at from outside.
+    pub verified: String,
+}
+
+impl Boot {
+    /// A machine with some CPUs.
+    pub fn new(machine: Machine, cpus: u8) -> Self {
+        Self { machine, cpus, seed: 1, limit: Duration::from_secs(60), arguments: Vec::new() }
+    }
+
+    /// Boots the kernel and checks what it did.
+    pub fn run(&self, kernel: &Kernel) -> Result<Verified, Error> {
+        let scratch = Scratch::new()?;
+        let attach = self.machine.attach();
+        let second = self.seed.wrapping_mul(2).wrapping_add(1);
+        let mut disks = Vec::new();
+        for (layout, number) in Layout::of(attach).iter().zip(1..) {
+            disks.push(Disk::create(scratch.path(), *layout, second.wrapping_add(2 * number), second)?);
+        }
+        let mut command = Command::new(QEMU);
+        command
+            .args(self.machine.arguments())
+            .args(["-accel", "tcg", "-smp", &self.cpus.to_string(), "-nodefaults", "-no-user-config"])
+            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+            .args(disks.iter().flat_map(|disk| disk.arguments(attach, self.cpus)))
+            .arg("-kernel")
+            .arg(kernel.path())
+            .args(["-append", &format!("seed={second}")])
+            .args(&self.arguments);
+        let began = Instant::now();
+        let said = say(command, self.limit)?;
+        let time = began.elapsed();
+        let devices = disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
+        Ok(Verified { devices, time, said })
+    }
+
+    /// What the kernel said of a disk, compared with the disk.
+    fn look_at(&self, disk: &Disk, said: &str) -> Result<Device, Error> {
+        let name = disk.name();
+        let prefix = format!("blk {name}: ");
+        let line = said.lines().find_map(|line| line.trim_end().strip_prefix(&prefix));
+        let line = line.ok_or_else(|| Error::Silent(name, said.into()))?;
+        let value = |key: &str| {
+            let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            found.ok_or_else(|| disk.wrong(format_args!("the kernel does not say `{key}`")))
+        };
+        let number = |key: &str| {
+            value(key)?.parse().map_err(|_| disk.wrong(format_args!("`{key}` is no number in: {line}")))
+        };
+        if line.split_whitespace().next() != Some(name) {
+            return Err(disk.wrong(format_args!("another layout was negotiated: {line}")));
+        }
+        if value("read")? != disk.first_hash() {
+            return Err(disk.wrong("what the kernel read is not what the disk contained"));
+        }
+        let cpus = self.machine.cpus(self.cpus);
+        let expected: [(&str, usize); 2] = [("queues", cpus.into()), ("cpus", cpus.into())];
+        for (key, expected) in expected {
+            if number(key)? != expected {
+                return Err(disk.wrong(format_args!("not {key}={expected}: {line}")));
+            }
+        }
+        let (by_interrupt, polled): (usize, usize) = (number("interrupts")?, number("polled")?);
+        if by_interrupt == 0 {
+            return Err(disk.wrong("not a single interrupt came"));
+        }
+        if polled > by_interrupt {
+            return Err(disk.wrong("polling was interrupted"));
+        }
+        disk.check(number("zeroed")?)?;
+        let (requests, cpus) = (number("requests")?, number("cpus")?);
+        Ok(Device {
+            kind: "blk",
+            name,
+            how: format!(
+                "{requests} requests, {by_interrupt} interrupts, on {cpus} CPU{}",
+                if cpus == 1 { "" } else { "s" }
+            ),
+            verified: format!("{} KiB read, {} KiB found in the file", SIZE >> 10, SIZE >> 10),
+        })
+    }
+}
+
+/// Whether there is a QEMU that could boot anything.
+pub fn is_possible() -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|folder| folder.join(QEMU).is_file())
+}
+
+/// Ends a child that is not wanted any more.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // A child that cannot be killed has ended, and then it can be waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a machine to its end; what it said, if that end is success.
+fn say(mut command: Command, limit: Duration) -> Result<String, Error> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn_tied(command).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::Missing(QEMU),
+        _ => Error::Io(QEMU, error),
+    })?;
+    let mut child = Ended(child);
+    let mut pipes: Vec<File> = Vec::new();
+    pipes.extend(child.0.stdout.take().map(|pipe| File::from(std::os::fd::OwnedFd::from(pipe))));
+    pipes.extend(child.0.stderr.take().map(|pipe| File::from(std::os::fd::OwnedFd::from(pipe))));
+    let said = read_all(pipes, limit)?;
+    let status = child.0.wait().map_err(|error| Error::Io(QEMU, error))?;
+    match status.code() {
+        Some(SUCCESS) => Ok(said),
+        code => Err(Error::Status(code, said)),
+    }
+}
+
+/// Reads pipes to their ends, as far as that comes within the limit.
+fn read_all(mut pipes: Vec<File>, limit: Duration) -> Result<String, Error> {
+    let deadline = Instant::now() + limit;
+    let mut said = Vec::new();
+    while !pipes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Timeout(limit, String::from_utf8_lossy(&said).into()));
+        }
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut fds: Vec<_> = pipes.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
+        match poll(&mut fds, Some(&left)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::Io(QEMU, error.into())),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        for at in (0..ready.len()).rev().filter(|&at| ready[at]) {
+            let mut bytes = [0; 4096];
+            match pipes[at].read(&mut bytes) {
+                Ok(0) => drop(pipes.swap_remove(at)),
+                Ok(len) => said.extend_from_slice(&bytes[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Io(QEMU, error)),
+            }
+        }
+    }
+    Ok(String::from_utf8_lossy(&said).into())
+}

@@ -1,0 +1,15 @@
+//! What virtio-kit needs of this kernel, which is all that porting it takes. See `docs/porting.md`.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`memory`] | memory that devices can reach |
+//! | [`clock`] | time, for deadlines |
+//! | [`registers`] | registers in memory |
+//! | [`pci`] | PCI configuration space, BARs |
+//! | [`msix`] | interrupts of PCI functions |
+
+pub mod clock;
+pub mod memory;
+pub mod msix;
+pub mod pci;
+pub mod registers;

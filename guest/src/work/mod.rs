@@ -1,0 +1,60 @@
+//! What is done with each device, so that somebody outside can see whether it was done.
+
+mod blk;
+mod pattern;
+
+use crate::x86::smp;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt::Display;
+use core::time::Duration;
+use spin::Mutex;
+use virtio_kit::bus::Driver;
+use virtio_kit_drivers::blk::{BlkDriver, Options as BlkOptions};
+
+/// Longest that anything may take that is expected to happen.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Why the work was not done.
+pub struct Failure(pub String);
+
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// How one learns that a device has done something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// Asleep, until it interrupts.
+    Interrupt,
+    /// By looking.
+    Poll,
+}
+
+/// The devices that drivers took.
+#[derive(Default)]
+pub struct Devices {
+    disks: Arc<Mutex<Vec<blk::Disk>>>,
+}
+
+impl Devices {
+    /// The drivers, which put the devices that they take here.
+    pub fn drivers(&self) -> Vec<Arc<dyn Driver>> {
+        let disks = self.disks.clone();
+        // A queue for each CPU.
+        let options = BlkOptions { queues: smp::count() as u16, ..BlkOptions::default() };
+        vec![Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk)))]
+    }
+
+    /// Works with all of them; a line for each.
+    pub fn work(&self, seed: u64) -> Result<(), Failure> {
+        for disk in core::mem::take(&mut *self.disks.lock()) {
+            blk::work(disk, seed)?;
+        }
+        Ok(())
+    }
+}

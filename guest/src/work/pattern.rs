@@ -1,0 +1,24 @@
+//! What disks contain. The host has this file too, and so can tell what it will find.
+
+/// Bytes of a sector.
+pub const SECTOR: usize = 512;
+
+/// Fills `to` with what belongs to the sectors from `first` on, under `seed`.
+pub fn fill(seed: u64, first: u64, to: &mut [u8]) {
+    for (sector, bytes) in (first..).zip(to.chunks_mut(SECTOR)) {
+        let mut state = seed ^ sector.wrapping_mul(0xd134_2543_de82_ef95);
+        for word in bytes.chunks_mut(8) {
+            let value = next(&mut state).to_le_bytes();
+            word.copy_from_slice(&value[..word.len()]);
+        }
+    }
+}
+
+/// Splitmix64.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
