@@ -109,11 +109,9 @@ impl Service for Transmit {
     }
 }
 
-type Vq = Virtqueue<DmaBuf, ()>;
-
 struct End {
-    receive: Vq,
-    transmit: Vq,
+    receive: Virtqueue<Buffers<(), DmaBuf>, ()>,
+    transmit: Virtqueue<Buffers<DmaBuf>, ()>,
     arena: Arena,
     device_end: DeviceEnd,
     _device: driver::Device,
@@ -128,7 +126,8 @@ impl End {
             InProcess::new(Box::new(device), Options { inline, ..options }).unwrap();
         let mut setup = Found::new(Box::new(transport)).negotiate(Features::EMPTY).unwrap();
         let transmit = setup.new_vq(TRANSMIT, VqOptions::default()).unwrap();
-        let mut receive: Vq = setup.new_vq(RECEIVE, VqOptions::default()).unwrap();
+        let mut receive: Virtqueue<Buffers<(), DmaBuf>, _> =
+            setup.new_vq(RECEIVE, VqOptions::default()).unwrap();
         let device = setup.start().unwrap();
         for _ in 0..64 {
             receive.add_buf(Buffers::writable(arena.alloc(1).unwrap()), ()).unwrap();
@@ -147,7 +146,7 @@ impl End {
 
     fn received(&mut self) -> Vec<u8> {
         core::iter::from_fn(|| self.receive.get_buf().unwrap())
-            .map(|used| used.chain.read_value(0).unwrap())
+            .map(|used| used.chain.writable.read_value(0).unwrap())
             .collect()
     }
 }

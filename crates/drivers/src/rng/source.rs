@@ -18,7 +18,7 @@ const EMPTY: u32 = 16;
 /// yet read. Buffers are wiped before each request and after they were read, and nothing beyond the length that
 /// the device says it has written is ever given out.
 pub struct Rng {
-    queue: Virtqueue<DmaBuf, ()>,
+    queue: Virtqueue<Chain<(), DmaBuf>, ()>,
     /// Buffers to ask with; as many as there may be requests.
     free: Vec<DmaBuf>,
     /// A buffer that came back, of which not all has been read.
@@ -41,7 +41,7 @@ struct Current {
 
 impl Rng {
     pub(super) fn new(
-        queue: Virtqueue<DmaBuf, ()>,
+        queue: Virtqueue<Chain<(), DmaBuf>, ()>,
         arena: &Arena,
         requests: u16,
         bytes: usize,
@@ -72,7 +72,7 @@ impl Rng {
                 Err(_) => return Ok(bytes - left),
             };
             if let Err(error) = added {
-                self.free.push(error.chain.into_parts());
+                self.free.push(error.chain.writable);
                 return Err(Error::Add(error.kind));
             }
             left -= len;
@@ -108,8 +108,8 @@ impl Rng {
     }
 
     /// A request was answered.
-    fn came(&mut self, used: Used<DmaBuf, ()>) {
-        let buffer = used.chain.into_parts();
+    fn came(&mut self, used: Used<Chain<(), DmaBuf>, ()>) {
+        let buffer = used.chain.writable;
         self.asked = self.asked.saturating_sub(buffer.len());
         // The queue takes no length beyond the buffer.
         let end = (used.written as usize).min(buffer.len());
@@ -143,7 +143,7 @@ impl Rng {
     #[cold]
     fn stopped(&mut self, error: GetError) -> Error {
         if let Some(quiesced) = self.queue.quiesced() {
-            self.free.extend(self.queue.shutdown(quiesced).map(|(chain, ())| chain.into_parts()));
+            self.free.extend(self.queue.shutdown(quiesced).map(|(chain, ())| chain.writable));
             self.asked = 0;
         }
         error.into()
