@@ -2,7 +2,7 @@
 
 use super::DeviceError;
 use alloc::boxed::Box;
-use virtio_kit_ring::device::{Chain, Position, Queue};
+use virtio_kit_ring::device::{Chain, Position, Queue, ServeError, Server};
 
 /// What became of a submitted chain.
 #[derive(Debug)]
@@ -107,6 +107,32 @@ pub struct Stopped {
 /// How often in a row a stopping queue waits for a service that says it waited, and gives nothing back.
 const FRUITLESS: u32 = 100;
 
+const FOREIGN: DeviceError = DeviceError::Backend("a chain came back to the wrong queue");
+
+/// Submits what is taken, and counts what is done at once.
+struct Submitting<'r, S> {
+    service: &'r mut S,
+    done: &'r mut usize,
+}
+
+impl<S: Service> Server for Submitting<'_, S> {
+    #[inline(always)]
+    fn wants(&self) -> bool {
+        self.service.pending() < self.service.capacity()
+    }
+
+    #[inline(always)]
+    fn serve(&mut self, chain: Chain) -> Option<Chain> {
+        match self.service.submit(chain) {
+            Submitted::Done(chain) => {
+                *self.done += 1;
+                Some(chain)
+            }
+            Submitted::Pending => None,
+        }
+    }
+}
+
 /// A queue and the service of its chains.
 pub struct Serving<S> {
     queue: Queue,
@@ -120,7 +146,7 @@ impl<S: Service> Serving<S> {
     }
 
     fn complete(&mut self, chain: Chain) -> Result<(), DeviceError> {
-        self.queue.complete(chain).map_err(|_| DeviceError::Backend("a chain came back to the wrong queue"))
+        self.queue.complete(chain).map_err(|_| FOREIGN)
     }
 }
 
@@ -129,21 +155,17 @@ impl<S: Service> Serving<S> {
         let mut run = Run::default();
         let limit = usize::from(self.queue.config().size);
         let mut broken = None;
-        while run.taken < limit && self.service.pending() < self.service.capacity() {
-            match self.queue.take() {
-                Ok(Some(chain)) => {
-                    run.taken += 1;
-                    if let Submitted::Done(chain) = self.service.submit(chain) {
-                        self.complete(chain)?;
-                        run.completed += 1;
-                    }
-                }
-                Ok(None) => break,
+        while run.taken < limit {
+            let submitting = Submitting { service: &mut self.service, done: &mut run.completed };
+            match self.queue.serve(limit - run.taken, submitting) {
+                Ok(0) => break,
+                Ok(taken) => run.taken += taken,
                 // What was taken before is still answered.
-                Err(error) => {
+                Err(ServeError::Broken(error)) => {
                     broken = Some(error);
                     break;
                 }
+                Err(ServeError::Foreign(_)) => return Err(FOREIGN),
             }
         }
         self.service.flush()?;
