@@ -86,7 +86,7 @@ pub(crate) fn transport(kind: Kind, frame: &[u8]) -> (u16, u16) {
 
 fn sum(bytes: &[u8]) -> u32 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    words.fold(0, |sum, word| sum + word)
+    words.sum()
 }
 
 /// Leaves the checksum to the device, as drivers do: the header that says so.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use virtio_kit::clock::Clock;
 use virtio_kit::device::{ConfigNotice, Device};
 use virtio_kit::driver::{self, Found, Virtqueue, VqOptions};
-use virtio_kit::in_process::{DeviceEnd, InProcess, Options};
+use virtio_kit::in_process::{DeviceEnd, Event, InProcess, Options};
 use virtio_kit::ring::mem::HeapMemory;
 use virtio_kit::spec::net::{Ack, Config, ControlHeader, F as N, HeaderHash, header_size, queue};
 use virtio_kit::{Arena, Chain, DmaBuf, F, Features};
@@ -93,7 +93,6 @@ pub(crate) struct Station {
     pub(crate) tx: Vec<Tx>,
     pub(crate) control: Option<Control>,
     pub(crate) arena: Arena,
-    pub(crate) features: Features,
     pub(crate) header: usize,
     pub(crate) notice: Arc<ConfigNotice>,
     pub(crate) device: driver::Device,
@@ -104,13 +103,25 @@ pub(crate) struct Station {
 
 impl Station {
     pub(crate) fn new(device: impl Device + 'static, wish: Wish) -> Self {
-        Self::joined(device, wish, true)
+        let arena = Arena::new(HeapMemory::new(16 << 20).unwrap()).unwrap();
+        let options = Options::inline(arena, Arc::new(FastClock(AtomicU64::new(0))));
+        Self::joined(device, wish, options)
     }
 
-    pub(crate) fn joined(device: impl Device + 'static, wish: Wish, inline: bool) -> Self {
+    /// With a device that somebody else runs.
+    pub(crate) fn apart(
+        device: impl Device + 'static,
+        wish: Wish,
+        clock: Arc<dyn Clock>,
+        event: Box<dyn Fn() -> Arc<dyn Event> + Send>,
+    ) -> Self {
         let arena = Arena::new(HeapMemory::new(16 << 20).unwrap()).unwrap();
-        let options = Options::inline(arena.clone(), Arc::new(FastClock(AtomicU64::new(0))));
-        let options = Options { ring_features: wish.ring, inline, ..options };
+        Self::joined(device, wish, Options { inline: false, event, ..Options::inline(arena, clock) })
+    }
+
+    fn joined(device: impl Device + 'static, wish: Wish, options: Options) -> Self {
+        let arena = options.arena.clone();
+        let options = Options { ring_features: wish.ring, ..options };
         let (transport, end) = InProcess::new(Box::new(device), options).unwrap();
         let notice = transport.config_notice();
         let mut setup = Found::new(Box::new(transport)).negotiate(wish.features).unwrap();
@@ -127,8 +138,7 @@ impl Station {
             .then(|| setup.new_vq(queue::control(features, all) as u16, VqOptions::default()).unwrap());
         let device = setup.start().unwrap();
         let header = header_size(features);
-        let mut station =
-            Self { rx, tx, control, arena, features, header, notice, device, end, wish, next_length: 0 };
+        let mut station = Self { rx, tx, control, arena, header, notice, device, end, wish, next_length: 0 };
         (0..station.rx.len()).for_each(|pair| station.fill(pair));
         station
     }
@@ -231,6 +241,22 @@ impl Station {
 
     /// Gives a command, and says how it ended.
     pub(crate) fn command(&mut self, class: u8, command: u8, data: &[u8]) -> Ack {
+        self.give_command(class, command, data);
+        self.answer().expect("the command is done")
+    }
+
+    /// The same of a device that somebody else runs.
+    pub(crate) fn command_and_wait(&mut self, class: u8, command: u8, data: &[u8], limit: Duration) -> Ack {
+        self.give_command(class, command, data);
+        loop {
+            if let Some(ack) = self.answer() {
+                return ack;
+            }
+            self.control.as_mut().unwrap().wait(limit).unwrap();
+        }
+    }
+
+    fn give_command(&mut self, class: u8, command: u8, data: &[u8]) {
         let header = ControlHeader { class, command };
         let mut readable = self.arena.alloc(2 + data.len()).unwrap();
         readable.write(0, header.as_bytes()).unwrap();
@@ -240,9 +266,22 @@ impl Station {
         let control = self.control.as_mut().unwrap();
         control.add_buf(Chain::new(readable, writable), ()).unwrap();
         control.kick().unwrap();
-        let used = control.get_buf().unwrap().expect("the command is done");
+    }
+
+    fn answer(&mut self) -> Option<Ack> {
+        let used = self.control.as_mut().unwrap().get_buf().unwrap()?;
         assert_eq!(used.written, 1);
-        Ack(used.chain.writable.read_value(0).unwrap())
+        Some(Ack(used.chain.writable.read_value(0).unwrap()))
+    }
+
+    /// Sends a frame with which nothing is left to do, and does not wait until it is sent.
+    pub(crate) fn send_soon(&mut self, frame: &[u8]) {
+        let bytes = [&HeaderHash::default().as_bytes()[..self.header], frame].concat();
+        while self.tx[0].room() == 0 {
+            self.tx[0].wait(Duration::from_secs(1)).unwrap();
+            while self.tx[0].get_buf().unwrap().is_some() {}
+        }
+        self.send_raw(0, &bytes, &[]);
     }
 
     pub(crate) fn config(&mut self) -> Config {

@@ -143,7 +143,9 @@ fn no_buffer_is_taken_while_no_frame_waits_and_the_queue_is_woken_when_one_comes
 
 /// A source in the middle of whose run something else happens.
 #[derive(Clone, Default)]
-struct Meddling(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+struct Meddling(Arc<Mutex<Option<Act>>>);
+
+type Act = Box<dyn FnOnce() + Send>;
 
 impl Backend for Meddling {
     fn takes(&self) -> Features {
