@@ -21,12 +21,12 @@ fn two(wish: &Wish) -> [Station; 2] {
 #[test]
 fn frames_of_any_length_cross_in_every_layout_with_and_without_mergeable_buffers() {
     for ring in layouts() {
-        for (features, lengths) in [
-            (Features::EMPTY, &[65562][..]),
-            (N::MRG_RXBUF, &[1536][..]),
-            (N::MRG_RXBUF, &[12, 13, 100, 17, 4096, 63][..]),
+        for (features, buffers, lengths) in [
+            (Features::EMPTY, 4, &[65562][..]),
+            (N::MRG_RXBUF, 16, &[1536][..]),
+            (N::MRG_RXBUF, 64, &[12, 13, 100, 17, 4096, 63][..]),
         ] {
-            let wish = Wish { ring, ..Wish::new(features) }.buffers(64, lengths);
+            let wish = Wish { ring, ..Wish::new(features) }.buffers(buffers, lengths);
             let [mut a, mut b] = two(&wish);
             let mut rng = Rng::new(u64::from(ring.low() as u32));
             for round in 0..12 {

@@ -101,10 +101,16 @@ pub(crate) struct Station {
     next_length: usize,
 }
 
+/// Memory for what a driver wants to receive, and something to send.
+fn arena(wish: &Wish) -> Arena {
+    let longest = wish.lengths.iter().max().unwrap().next_multiple_of(4096);
+    let len = usize::from(wish.pairs) * wish.buffers * longest + (1 << 20);
+    Arena::new(HeapMemory::new(len).unwrap()).unwrap()
+}
+
 impl Station {
     pub(crate) fn new(device: impl Device + 'static, wish: Wish) -> Self {
-        let arena = Arena::new(HeapMemory::new(16 << 20).unwrap()).unwrap();
-        let options = Options::inline(arena, Arc::new(FastClock(AtomicU64::new(0))));
+        let options = Options::inline(arena(&wish), Arc::new(FastClock(AtomicU64::new(0))));
         Self::joined(device, wish, options)
     }
 
@@ -115,8 +121,8 @@ impl Station {
         clock: Arc<dyn Clock>,
         event: Box<dyn Fn() -> Arc<dyn Event> + Send>,
     ) -> Self {
-        let arena = Arena::new(HeapMemory::new(16 << 20).unwrap()).unwrap();
-        Self::joined(device, wish, Options { inline: false, event, ..Options::inline(arena, clock) })
+        let options = Options { inline: false, event, ..Options::inline(arena(&wish), clock) };
+        Self::joined(device, wish, options)
     }
 
     fn joined(device: impl Device + 'static, wish: Wish, options: Options) -> Self {
