@@ -52,6 +52,8 @@ counters! {
         receive_filtered,
         /// Frames whose headers are not what they should be for what is left to be done to them.
         receive_malformed,
+        /// Packets that are longer than the MTU allows.
+        receive_oversize,
         /// Frames that do not fit into the driver's buffers.
         receive_no_room,
         /// Frames while the link was down.

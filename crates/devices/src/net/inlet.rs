@@ -46,6 +46,8 @@ struct Lane {
     open: AtomicBool,
     /// The receiver wants to be woken.
     armed: AtomicBool,
+    /// It was told that frames get lost, and has not moved since.
+    nudged: AtomicBool,
     waker: Mutex<Option<Waker>>,
     /// The frame that a receiver that was dropped had first.
     kept: Mutex<Option<Frame>>,
@@ -81,6 +83,7 @@ impl Inlet {
             ready: ArrayQueue::new((buffers.small + buffers.large).max(1)),
             open: AtomicBool::new(false),
             armed: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
             waker: Mutex::new(None),
             kept: Mutex::new(None),
         };
@@ -150,7 +153,7 @@ impl Inlet {
             Some(space) => space,
             // Everything waits to be received: inline, the receivers empty their lanes now.
             None => {
-                (0..self.lanes.len()).for_each(|lane| self.wake_now(lane));
+                self.lanes.iter().for_each(Lane::nudge);
                 pool.take()?
             }
         };
@@ -166,7 +169,7 @@ impl Inlet {
             return None;
         };
         let Err(copy) = lane.ready.push(copy) else { return Some(index) };
-        self.wake_now(index);
+        lane.nudge();
         match lane.ready.push(copy) {
             Ok(()) => Some(index),
             Err(copy) => {
@@ -187,17 +190,23 @@ impl Inlet {
             lane.call();
         }
     }
-
-    /// Wakes a lane's receiver whether it asked or not.
-    fn wake_now(&self, lane: usize) {
-        if let Some(lane) = self.lanes.get(lane) {
-            lane.armed.store(false, Ordering::Relaxed);
-            lane.call();
-        }
-    }
 }
 
 impl Lane {
+    /// Wakes the receiver, asked or not, since there is no more space. Once, until it moves.
+    fn nudge(&self) {
+        if !self.nudged.swap(true, Ordering::Relaxed) {
+            self.armed.store(false, Ordering::Relaxed);
+            self.call();
+        }
+    }
+
+    fn moved(&self) {
+        if self.nudged.load(Ordering::Relaxed) {
+            self.nudged.store(false, Ordering::Relaxed);
+        }
+    }
+
     fn call(&self) {
         // Not under the lock: waking may run the receiver here and now.
         let waker = self.waker.lock().clone();
@@ -233,11 +242,13 @@ impl Receive for InletReceive {
     fn release(&mut self) {
         if let Some(frame) = self.first.take() {
             self.inlet.recycle(frame);
+            self.lane().moved();
         }
     }
 
     fn arm(&mut self) -> bool {
         let lane = self.lane();
+        lane.moved();
         lane.armed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.first.is_none() && lane.ready.is_empty() {
@@ -277,5 +288,39 @@ impl Receive for Silence {
     }
     fn is_full(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Options;
+    use super::super::shared::Shared;
+    use super::*;
+
+    fn inlet(buffers: Buffers) -> Arc<Inlet> {
+        Inlet::new(Steering(Arc::new(Shared::new(&Options::new([2, 0, 0, 0, 0, 1])))), buffers)
+    }
+
+    #[test]
+    fn a_receiver_that_is_about_to_sleep_sees_the_frame_that_came_meanwhile() {
+        let inlet = inlet(Buffers::default());
+        let mut receive = inlet.open(0, Waker::noop()).unwrap();
+        assert!(receive.arm());
+        inlet.lanes[0].ready.push(Frame::with_capacity(60)).unwrap();
+        assert!(!receive.arm(), "nobody owes it a wake");
+        assert!(receive.peek().is_some());
+        assert!(!receive.arm(), "the frame is still there");
+        receive.release();
+        assert!(receive.arm());
+    }
+
+    #[test]
+    fn buffers_are_made_up_to_the_bound_and_then_used_again() {
+        let pool = Pool::new(2, SMALL);
+        let (one, other) = (pool.take().unwrap(), pool.take().unwrap());
+        assert_eq!((one.len(), other.len()), (SMALL, SMALL));
+        assert!(pool.take().is_none());
+        pool.free.push(one).unwrap();
+        assert!(pool.take().is_some() && pool.take().is_none());
     }
 }

@@ -80,20 +80,21 @@ pub(super) struct Outlets {
     places: Arc<Places>,
     seen: Seen<Vec<Option<Arc<Inlet>>>>,
     outlets: Vec<Option<Outlet>>,
+    /// Places that were delivered to since the last flush.
+    touched: Vec<usize>,
 }
 
 struct Outlet {
     inlet: Arc<Inlet>,
     steerer: Steerer,
-    /// Lanes that frames were put into since the last flush, a bit each.
+    /// Lanes of these, a bit each.
     touched: [u64; MAX_PAIRS as usize / 64],
-    any: bool,
 }
 
 impl Outlets {
     fn new(places: Arc<Places>) -> Self {
         let seen = places.see();
-        let mut outlets = Self { places, seen, outlets: Vec::new() };
+        let mut outlets = Self { places, seen, outlets: Vec::new(), touched: Vec::new() };
         outlets.build();
         outlets
     }
@@ -103,10 +104,10 @@ impl Outlets {
             inlet: inlet.clone(),
             steerer: inlet.steerer(),
             touched: Default::default(),
-            any: false,
         };
         self.outlets.clear();
         self.outlets.extend(self.seen.iter().map(|inlet| inlet.as_ref().map(outlet)));
+        self.touched.reserve(self.outlets.len());
     }
 
     /// Looks whether devices came or went; how many places there are.
@@ -122,18 +123,18 @@ impl Outlets {
     pub(super) fn deliver(&mut self, place: usize, frame: &Outgoing) -> bool {
         let Some(Some(outlet)) = self.outlets.get_mut(place) else { return false };
         if let Some(lane) = outlet.inlet.deliver(frame, &mut outlet.steerer) {
+            if outlet.touched == [0; _] {
+                self.touched.push(place);
+            }
             outlet.touched[lane / 64] |= 1 << (lane % 64);
-            outlet.any = true;
         }
         true
     }
 
     /// Wakes whoever was delivered to since the last time.
     pub(super) fn flush(&mut self) {
-        for outlet in self.outlets.iter_mut().flatten() {
-            if !core::mem::take(&mut outlet.any) {
-                continue;
-            }
+        while let Some(place) = self.touched.pop() {
+            let Some(Some(outlet)) = self.outlets.get_mut(place) else { continue };
             for (word, touched) in outlet.touched.iter_mut().enumerate() {
                 let mut bits = core::mem::take(touched);
                 while bits != 0 {

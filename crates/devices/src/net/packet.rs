@@ -2,7 +2,8 @@
 
 use super::frame::ETHERNET_HEADER;
 
-const VLAN_TAG: usize = 4;
+/// Bytes of a VLAN tag.
+pub(super) const VLAN_TAG: usize = 4;
 /// Ethernet types.
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;

@@ -3,7 +3,8 @@
 use super::backend::Receive;
 use super::checksum;
 use super::counters::Count;
-use super::frame::{Checksum, Frame, Offload, SegmentKind};
+use super::frame::{Checksum, ETHERNET_HEADER, Frame, MAX_FRAME, Offload, SegmentKind};
+use super::packet::{self, VLAN_TAG};
 use super::segment::{Headers, Malformed, Plan};
 use super::settings::Settings;
 use super::shared::Shared;
@@ -33,6 +34,8 @@ pub(super) struct ReceiveService {
     header: usize,
     /// Most chains of a packet.
     most: usize,
+    /// Longest packet that the driver does not segment itself, without a VLAN tag.
+    longest: usize,
     waker: Waker,
     /// Chains that nothing was written to, in the order of the ring, and their writable bytes.
     held: VecDeque<Chain>,
@@ -70,6 +73,7 @@ impl ReceiveService {
         waker: Waker,
     ) -> Self {
         let size = usize::from(size);
+        let mtu = shared.mtu().filter(|_| features.contains(F::MTU));
         Self {
             source,
             settings: shared.settings.see(),
@@ -78,6 +82,7 @@ impl ReceiveService {
             features,
             header: header_size(features),
             most: if features.contains(F::MRG_RXBUF) { size } else { 1 },
+            longest: mtu.map_or(MAX_FRAME, |mtu| usize::from(mtu) + ETHERNET_HEADER),
             waker,
             held: VecDeque::with_capacity(size),
             room: 0,
@@ -99,12 +104,17 @@ impl ReceiveService {
             } else {
                 match prepare(frame, &self.settings, self.features, &tally.received_checksums) {
                     Ok(cut) => {
-                        let len = match cut {
-                            Cut::Whole { .. } => frame.bytes().len(),
-                            Cut::Segments(plan) => plan.len_of(frame.delivered),
+                        let (len, longest) = match cut {
+                            Cut::Whole { headers: 0 } => (frame.bytes().len(), self.longest),
+                            Cut::Whole { .. } => (frame.bytes().len(), MAX_FRAME),
+                            Cut::Segments(plan) => (plan.len_of(frame.delivered), self.longest),
                         };
-                        self.next = Some(Next { needs: self.header + len, cut });
-                        return;
+                        let tag = if packet::vlan(frame.bytes()).is_some() { VLAN_TAG } else { 0 };
+                        if len <= longest + tag {
+                            self.next = Some(Next { needs: self.header + len, cut });
+                            return;
+                        }
+                        &tally.receive_oversize
                     }
                     Err(Malformed) => &tally.receive_malformed,
                 }

@@ -43,7 +43,7 @@ impl Shared {
             flows: Flows::new(),
             tally: Tally::default(),
             status: AtomicU16::new(LinkStatus::LINK_UP.bits()),
-            speed: AtomicU32::new(speed),
+            speed: AtomicU32::new(known_speed(speed)),
             duplex: AtomicU8::new(duplex.0),
             announces: AtomicBool::new(false),
             busy: (0..options.pairs).map(|_| AtomicBool::new(false)).collect(),
@@ -131,7 +131,7 @@ impl Shared {
     }
 
     pub(super) fn set_speed(&self, megabits: u32, duplex: Duplex) {
-        self.speed.store(megabits, Ordering::Relaxed);
+        self.speed.store(known_speed(megabits), Ordering::Relaxed);
         self.duplex.store(duplex.0, Ordering::Relaxed);
         self.changed();
     }
@@ -169,3 +169,11 @@ impl Shared {
         wait
     }
 }
+
+/// What is no speed is the one that means it is unknown (5.1.4).
+fn known_speed(megabits: u32) -> u32 {
+    if megabits > MAX_SPEED { SPEED_UNKNOWN } else { megabits }
+}
+
+/// The highest speed that can be told (5.1.4.1).
+const MAX_SPEED: u32 = 0x7fff_ffff;

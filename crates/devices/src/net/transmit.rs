@@ -3,6 +3,7 @@
 use super::backend::Transmit;
 use super::counters::{Count, Tally};
 use super::frame::{Checksum, ETHERNET_HEADER, MAX_FRAME, Offload, Outgoing, SegmentKind, Segmentation};
+use super::packet::VLAN_TAG;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::watched::Seen;
@@ -13,8 +14,6 @@ use virtio_kit::device::{Chain, DeviceError, Service, Submitted};
 use virtio_kit::spec::net::{F, Gso, Header, HeaderFlags, header_size};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Bytes by which a frame may exceed the MTU: its Ethernet header with a VLAN tag.
-const BEYOND_MTU: usize = ETHERNET_HEADER + 4;
 /// Bytes of a frame that name its flow, as a rule.
 const FLOW_HEADERS: usize = 96;
 
@@ -39,7 +38,7 @@ impl TransmitService {
             pair,
             features,
             header: header_size(features),
-            longest: mtu.map_or(MAX_FRAME, |mtu| usize::from(mtu) + BEYOND_MTU),
+            longest: mtu.map_or(MAX_FRAME, |mtu| usize::from(mtu) + ETHERNET_HEADER + VLAN_TAG),
             shared,
         }
     }

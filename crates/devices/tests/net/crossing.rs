@@ -2,9 +2,9 @@
 
 use crate::packets::{A, B, plain};
 use crate::station::{Station, Wish, layouts};
-use virtio_kit::Features;
 use virtio_kit::device::Device;
 use virtio_kit::spec::net::{Duplex, F as N, LinkStatus};
+use virtio_kit::{Chain, Features};
 use virtio_kit_devices::net::{Buffers, Counters, Loopback, MAX_FRAME, Net, Options, Sink, Sunk, pair};
 use virtio_kit_testkit::Rng;
 
@@ -172,10 +172,51 @@ fn a_reset_device_forgets_what_waits_and_starts_anew() {
     let device = setup.start().unwrap();
     for _ in 0..4 {
         let buffer = device.arena().unwrap().alloc(2048).unwrap();
-        rx.add_buf(virtio_kit::Chain::writable(vec![buffer]), ()).unwrap();
+        rx.add_buf(Chain::writable(vec![buffer]), ()).unwrap();
     }
     rx.kick().unwrap();
     assert!(rx.get_buf().unwrap().is_none(), "a frame of the device's last life");
     a.send(&plain(B, A, 60, 6));
     assert_eq!(rx.get_buf().unwrap().unwrap().written, 72);
+}
+
+#[test]
+fn a_whole_batch_passes_inline_however_little_may_wait() {
+    for pairs in [1, 2] {
+        let [a, b] = pair(Buffers { small: 4, large: 1 });
+        let a = Net::new(a, Options { pairs, ..Options::new(A) });
+        let b = Net::new(b, Options { pairs, ..Options::new(B) });
+        let mut a = Station::new(a, Wish::new(Features::EMPTY));
+        let mut b = Station::new(b, Wish::new(Features::EMPTY).buffers(128, &[2048]));
+        let frames: Vec<_> = (0..100).map(|n| plain(B, A, 60, n)).collect();
+        for frame in &frames {
+            let mut buffer = a.arena.alloc(12 + frame.len()).unwrap();
+            buffer.write(0, &[0; 12]).unwrap();
+            buffer.write(12, frame).unwrap();
+            a.tx[0].add_buf(Chain::readable(vec![buffer]), ()).unwrap();
+        }
+        a.tx[0].kick().unwrap();
+        assert_eq!(b.frames(), frames, "{pairs} pairs");
+    }
+}
+
+// devicenormative:Device Types / Network Device / Device configuration layout
+#[test]
+fn nothing_above_the_mtu_reaches_a_driver_that_was_told_it() {
+    let [a, b] = pair(Buffers::default());
+    let b = Net::new(b, Options { mtu: Some(1000), ..Options::new(B) });
+    let handle = b.handle();
+    let mut a = Station::new(Net::new(a, Options::new(A)), Wish::new(Features::EMPTY));
+    let mut b = Station::new(b, Wish::new(N::MTU));
+    for (len, tagged, passes) in
+        [(1014, false, true), (1015, false, false), (1018, true, true), (1019, true, false)]
+    {
+        let mut frame = plain(B, A, len, 1);
+        if tagged {
+            frame[12..14].copy_from_slice(&[0x81, 0]);
+        }
+        a.send(&frame);
+        assert_eq!(b.frames().len(), usize::from(passes), "{len} bytes");
+    }
+    assert_eq!(handle.counters().receive_oversize, 2);
 }

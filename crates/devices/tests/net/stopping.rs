@@ -141,6 +141,54 @@ fn no_buffer_is_taken_while_no_frame_waits_and_the_queue_is_woken_when_one_comes
     assert_eq!(bench.run(RX as u16).map(|run| run.completed), Ok(1));
 }
 
+#[test]
+fn a_run_drops_only_so_many_unwanted_frames_and_asks_for_another() {
+    let shape = Shape { packed: false, in_order: false, event_idx: false, indirect: false, size: 8 };
+    let buffers = Buffers { small: 3000, large: 1 };
+    let device = Net::new(Loopback::new(buffers), options());
+    let handle = device.handle();
+    let mut bench = Bench::new(device, shape, N::CTRL_VQ | N::CTRL_RX, 3);
+    bench.offer_command(CONTROL, &[Class::RX.0, 0, 0]);
+    bench.run(CONTROL as u16).unwrap();
+    assert_eq!(bench.answer(CONTROL), Some(Ack::OK));
+    bench.run(RX as u16).unwrap();
+    for n in 0..1500 {
+        send(&mut bench, &HeaderHash::default(), &plain(B, A, 60, n));
+        bench.lines[TX].driver.take_used(2);
+    }
+    assert_eq!(bench.wakes[RX].count(), 1);
+    bench.run(RX as u16).unwrap();
+    assert_eq!((handle.counters().receive_filtered, bench.wakes[RX].count()), (1024, 2));
+    bench.run(RX as u16).unwrap();
+    assert_eq!((handle.counters().receive_filtered, bench.wakes[RX].count()), (1500, 2));
+}
+
+// devicenormative:Device Types / Network Device / Device Operation / Control Virtqueue / Automatic receive steering in multiqueue mode
+#[test]
+fn a_frame_that_waits_for_a_queue_that_goes_out_of_use_never_gets_there() {
+    let shape = Shape { packed: false, in_order: false, event_idx: false, indirect: false, size: 8 };
+    let device = Net::new(Loopback::new(Buffers::default()), Options { pairs: 2, ..options() });
+    let handle = device.handle();
+    let mut bench = Bench::new(device, shape, N::CTRL_VQ | N::MQ, 5);
+    let (rx, tx, control) = (2, 3, 4);
+    let set_pairs = |bench: &mut Bench, pairs| {
+        bench.offer_command(control, &[Class::MQ.0, 0, pairs, 0]);
+        bench.run(control as u16).unwrap();
+        assert_eq!(bench.answer(control), Some(Ack::OK));
+    };
+    set_pairs(&mut bench, 2);
+    for wanted in [true, false] {
+        bench.offer_bytes(tx, &[&[0; 12], &packet(Kind::Udp4, (1, 2), &payload(9))]);
+        assert_eq!(bench.run(tx as u16).map(|run| run.completed), Ok(1));
+        if !wanted {
+            set_pairs(&mut bench, 1);
+        }
+        bench.offer_space(rx, 2048);
+        assert_eq!(bench.run(rx as u16).map(|run| run.completed), Ok(usize::from(wanted)));
+    }
+    assert_eq!((handle.counters().received, handle.counters().receive_filtered), (1, 1));
+}
+
 /// A source in the middle of whose run something else happens.
 #[derive(Clone, Default)]
 struct Meddling(Arc<Mutex<Option<Act>>>);
