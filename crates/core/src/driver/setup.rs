@@ -66,6 +66,12 @@ impl Found {
     /// rings can use, as far as the device offers them, the transport carries them, and what they require is
     /// there too.
     pub fn negotiate(self, wanted: Features) -> Result<Setup, NegotiateError> {
+        self.negotiate_with(|_| wanted)
+    }
+
+    /// [`negotiate`](Self::negotiate) for a driver whose wishes depend on the offer: `wanted` is shown what
+    /// could be had at most.
+    pub fn negotiate_with(self, wanted: impl FnOnce(Features) -> Features) -> Result<Setup, NegotiateError> {
         let Self { mut transport, without, legacy } = self;
         let is_legacy = transport.legacy().is_some();
         if is_legacy && !(legacy && cfg!(target_endian = "little")) {
@@ -80,8 +86,8 @@ impl Found {
             Setup { open: Some(Open { transport, features: Features::EMPTY, queues: Vec::new() }) };
         let open = setup.open()?;
         let offered = open.transport.device_features()?;
-        let wanted = (wanted | RING_FEATURES) - (without - required);
-        let mut features = offered & wanted & open.transport.allowed_features();
+        let most = (offered & open.transport.allowed_features()) - (without - required);
+        let mut features = most & (wanted(most) | RING_FEATURES);
         if !is_legacy && !features.contains(F::VERSION_1) {
             return Err(NegotiateError::Legacy);
         }
