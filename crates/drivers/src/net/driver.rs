@@ -3,7 +3,7 @@
 use super::control::{Command, Context, ControlQueue};
 use super::error::{ControlError, Error};
 use super::frame::Shape;
-use super::info::{Info, State};
+use super::info::{Info, State, fields};
 use super::offload::{GUEST_LARGE, Rules};
 use super::rx::{RxChain, RxQueue};
 use super::tx::{TxChain, TxQueue};
@@ -246,7 +246,7 @@ impl<A: Fn(Net)> NetDriver<A> {
 pub fn open(found: Found, options: &Options) -> Result<(Net, NetDevice), ProbeError> {
     let mut setup = found.without(options.without).negotiate_with(|offered| options.choose(offered))?;
     let features = setup.features();
-    let config = if Info::is_told(features) { setup.read_config()? } else { Config::default() };
+    let config: Config = setup.read_config_fields(&fields(features))?;
     let mut info = Info::new(&config, features)?;
     let shared = Arc::new(Shared::new(State::new(&config, features)));
     let count = match options.pairs_without_control {
@@ -387,7 +387,7 @@ impl Bound for NetDevice {
         let features = self.device.features();
         // A device that cannot be read keeps the state it had.
         if features.intersects(F::STATUS | F::SPEED_DUPLEX)
-            && let Ok(config) = self.device.read_config()
+            && let Ok(config) = self.device.read_config_fields(&fields(features))
         {
             self.shared.set(State::new(&config, features));
         }

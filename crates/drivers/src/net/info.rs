@@ -1,20 +1,36 @@
 //! What a device says of itself, decoded (5.1.4).
 
 use super::{ETHERNET_HEADER, Mac, VLAN_TAG};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::ops::Range;
 use virtio_kit::Features;
 use virtio_kit::bus::ProbeError;
 use virtio_kit::spec::net::{
     Config, Duplex, F, HashTypes, LinkStatus, MAX_QUEUE_PAIRS, MIN_MTU, MIN_QUEUE_PAIRS,
 };
 
-/// The features that have a field of the configuration.
-const CONFIGURED: Features = F::MAC
-    .union(F::STATUS)
-    .union(F::MQ)
-    .union(F::RSS)
-    .union(F::HASH_REPORT)
-    .union(F::MTU)
-    .union(F::SPEED_DUPLEX);
+/// The fields of the configuration, and the features of which one gives each a meaning.
+const FIELDS: [(Range<usize>, Features); 9] = [
+    (0..6, F::MAC),
+    (offset_of!(Config, status)..8, F::STATUS),
+    (offset_of!(Config, max_virtqueue_pairs)..10, F::MQ.union(F::RSS)),
+    (offset_of!(Config, mtu)..12, F::MTU),
+    (offset_of!(Config, speed)..16, F::SPEED_DUPLEX),
+    (offset_of!(Config, duplex)..17, F::SPEED_DUPLEX),
+    (offset_of!(Config, rss_max_key_size)..18, F::RSS.union(F::HASH_REPORT)),
+    (offset_of!(Config, rss_max_indirection_table_length)..20, F::RSS),
+    (offset_of!(Config, supported_hash_types)..24, F::RSS.union(F::HASH_REPORT)),
+];
+
+/// The fields that mean something. Only these are there for sure, and are read, each for itself.
+pub(super) fn fields(features: Features) -> Vec<Range<usize>> {
+    let told = FIELDS.iter().filter(|(_, by)| features.intersects(*by)).map(|(field, _)| field.clone());
+    // An address has no wider parts than its bytes.
+    told.flat_map(|field| if field.start == 0 { (0..6).map(|at| at..at + 1).collect() } else { vec![field] })
+        .collect()
+}
 
 /// A network device's properties, as they were when it was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +64,6 @@ pub struct RssLimits {
 }
 
 impl Info {
-    /// Whether any of the configuration means something.
-    pub(super) fn is_told(features: Features) -> bool {
-        features.intersects(CONFIGURED)
-    }
-
     /// What the configuration says, as far as features make it mean something; or why it cannot be.
     pub(super) fn new(config: &Config, features: Features) -> Result<Self, ProbeError> {
         let has = |feature| features.intersects(feature);
@@ -116,6 +127,26 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CONFIGURED: Features = F::MAC
+        .union(F::STATUS)
+        .union(F::MQ)
+        .union(F::RSS)
+        .union(F::HASH_REPORT)
+        .union(F::MTU)
+        .union(F::SPEED_DUPLEX);
+
+    #[test]
+    fn fields_are_read_by_their_width_and_only_if_they_mean_something() {
+        assert_eq!(fields(Features::EMPTY), []);
+        assert_eq!(fields(F::MAC | F::MTU), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6, 10..12]);
+        assert_eq!(fields(F::SPEED_DUPLEX), [12..16, 16..17]);
+        assert_eq!(fields(F::HASH_REPORT), [17..18, 20..24]);
+        let ends: Vec<_> = FIELDS.iter().map(|(field, _)| field.end).collect();
+        let starts: Vec<_> = FIELDS.iter().map(|(field, _)| field.start).collect();
+        assert_eq!(starts[1..], ends[..8]);
+        assert_eq!(fields(CONFIGURED).len(), 14);
+    }
 
     fn config() -> Config {
         Config {
