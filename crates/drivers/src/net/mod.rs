@@ -19,8 +19,12 @@ mod error;
 mod frame;
 mod info;
 mod offload;
+#[cfg(feature = "smoltcp")]
+mod phy;
 mod rss;
 mod rx;
+#[cfg(feature = "smoltcp")]
+mod sum;
 mod tx;
 
 pub use control::{ControlQueue, DataQueue, RxMode};
@@ -32,6 +36,8 @@ pub use error::{
 pub use frame::Frame;
 pub use info::{HashLimits, Info, RssLimits};
 pub use offload::{Checksum, Hash, Offload, Protocol, Segmentation};
+#[cfg(feature = "smoltcp")]
+pub use phy::{Phy, PhyRxToken, PhyTxToken};
 pub use rss::{DEFAULT_KEY, Rss};
 pub use rx::{Received, RxQueue};
 pub use tx::TxQueue;

@@ -274,12 +274,6 @@ impl Rules {
     pub(super) fn sends_partial(&self) -> bool {
         self.features.contains(F::CSUM)
     }
-
-    /// Whether received frames may come with a partial checksum, or a checked one.
-    #[cfg(feature = "smoltcp")]
-    pub(super) fn receives_partial(&self) -> bool {
-        self.features.contains(F::GUEST_CSUM)
-    }
 }
 
 /// Whether a checksum of two bytes is inside a frame, and sums at least itself.

@@ -284,11 +284,6 @@ impl RxQueue {
     pub fn stats(&self) -> Stats {
         self.queue.stats()
     }
-
-    #[cfg(feature = "smoltcp")]
-    pub(super) fn rules(&self) -> &Rules {
-        &self.assembly.rules
-    }
 }
 
 impl Assembly {

@@ -26,6 +26,7 @@ pub struct TxQueue {
     rules: Rules,
     /// Bytes of the longest frame that is not to be segmented, without a VLAN tag.
     longest: usize,
+    mtu: Option<u16>,
     /// Most buffers of a frame.
     segments: usize,
     /// Headers for frames without headroom.
@@ -49,7 +50,7 @@ impl TxQueue {
         let size = usize::from(queue.size());
         let longest = mtu.map_or(usize::from(u16::MAX), usize::from) + ETHERNET_HEADER;
         let (headers, pool) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        Self { queue, rules, longest, segments, headers, pool, arena }
+        Self { queue, rules, longest, mtu, segments, headers, pool, arena }
     }
 
     /// A frame of `len` bytes with headroom for this queue's header. What it holds is what was there before.
@@ -222,6 +223,11 @@ impl TxQueue {
     /// Longest frame that is not to be segmented, in bytes, without a VLAN tag.
     pub fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// Largest packet in bytes without the Ethernet header, if the device says (MTU).
+    pub fn mtu(&self) -> Option<u16> {
+        self.mtu
     }
 
     /// Memory that the device can reach, for frames.
