@@ -372,6 +372,23 @@ pub struct NetDevice {
 }
 
 impl NetDevice {
+    /// Resets the queues of a pair, if the device can (2.6.1): frames to be sent come back from the one as they do
+    /// once a device is gone, and the other's buffers go back to the arena. Other pairs go on.
+    pub fn reset_pair(&mut self, pair: &Pair) -> Result<(), TransportError> {
+        self.device.reset_vq(pair.rx.virtqueue())?;
+        self.device.reset_vq(pair.tx.virtqueue()).map(|_| ())
+    }
+
+    /// Starts a pair again that was reset, once its transmit queue has given everything back and says that it is
+    /// stopped.
+    pub fn restart_pair(&mut self, pair: &mut Pair) -> Result<(), ProbeError> {
+        self.device.enable_vq(pair.tx.virtqueue_mut())?;
+        pair.rx.empty();
+        self.device.enable_vq(pair.rx.virtqueue_mut())?;
+        pair.rx.fill()?;
+        pair.rx.start().map_err(probe_error)
+    }
+
     /// The device as any driver has it.
     pub fn device(&mut self) -> &mut Device {
         &mut self.device

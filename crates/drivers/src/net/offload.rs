@@ -281,3 +281,73 @@ impl Rules {
 fn sum_fits(start: u16, offset: u16, len: usize) -> bool {
     usize::from(start) + usize::from(offset) + 2 <= len
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use virtio_kit::F as Generic;
+
+    const V1: Features = Generic::VERSION_1;
+
+    #[test]
+    fn a_header_is_as_long_as_was_agreed_on_and_the_rest_of_it_is_zero() {
+        let cases = [
+            (Features::EMPTY, 10),
+            (F::MRG_RXBUF, 12),
+            (V1, 12),
+            (V1 | F::HASH_REPORT, 20),
+            (V1 | F::HOST_UDP_TUNNEL_GSO, 24),
+            (V1 | F::OUT_NET_HEADER, 32),
+        ];
+        let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, ..Offload::default() };
+        for (features, len) in cases {
+            let rules = Rules::new(features | F::CSUM);
+            let header = rules.build(100, &offload).unwrap();
+            let bytes = rules.bytes(&header);
+            assert_eq!(bytes.len(), len);
+            assert_eq!(bytes[..10], [1, 0, 0, 0, 0, 0, 34, 0, 16, 0]);
+            assert!(bytes[10..].iter().all(|&b| b == 0));
+        }
+    }
+
+    #[test]
+    fn what_is_built_for_one_side_is_read_by_the_other() {
+        let host = F::CSUM | F::HOST_TSO4 | F::HOST_TSO6 | F::HOST_ECN | F::HOST_USO;
+        let guest = F::GUEST_CSUM | F::GUEST_TSO4 | F::GUEST_TSO6 | F::GUEST_ECN | F::GUEST_USO4;
+        for sizes in [Features::EMPTY, V1, V1 | F::HASH_REPORT] {
+            let (tx, rx) = (Rules::new(host | sizes), Rules::new(guest | sizes));
+            for protocol in [Protocol::Tcp4, Protocol::Tcp6, Protocol::Udp] {
+                for ecn in [false, true] {
+                    let size = NonZeroU16::new(1448).unwrap();
+                    let segmentation = Some(Segmentation { protocol, ecn, size, header_len: 66 });
+                    let checksum = Checksum::Partial { start: 34, offset: 16 };
+                    let offload = Offload { checksum, segmentation, hash: None };
+                    let header = tx.build(9000, &offload).unwrap();
+                    let parsed = rx.parse(tx.bytes(&header));
+                    assert_eq!(parsed.buffers, 1);
+                    assert_eq!(rx.offload(&parsed, 9000), Ok(offload));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_of_headers_is_never_less_than_they_are() {
+        // Only where segments can be sent does the document want it (5.1.9.2.1).
+        let plain = Rules::new(V1 | F::CSUM).build(1514, &Offload::default()).unwrap();
+        assert_eq!(plain, HeaderFull::default());
+        let rules = Rules::new(V1 | F::CSUM | F::HOST_TSO4);
+        let hint = |len| rules.build(len, &Offload::default()).unwrap().tunnel.hash.base.hdr_len.get();
+        assert_eq!((hint(60), hint(1514), hint(70_000)), (60, 1514, 65535));
+    }
+
+    #[test]
+    fn bytes_that_are_not_there_are_zero() {
+        let rules = Rules::new(V1 | F::MRG_RXBUF);
+        for len in 0..12 {
+            assert!(rules.parse(&[1; 12][..len]).buffers != 0x0101 || len == 12);
+        }
+        assert_eq!(rules.parse(&[1; 12]).buffers, 0x0101);
+        assert_eq!(rules.parse(&[1; 64]).buffers, 0x0101);
+    }
+}

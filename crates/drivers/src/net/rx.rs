@@ -77,12 +77,23 @@ impl RxQueue {
         let lists = Vec::with_capacity(if rules.mergeable { size } else { 0 });
         let assembly = Assembly { rules, buffer_len, most, spare, lists, open: None };
         let mut this = Self { queue, assembly, arena };
-        for _ in 0..size {
-            let buffer = this.arena.alloc(buffer_len)?;
-            this.assembly.spare.push(buffer);
-        }
-        this.add_spare();
+        this.fill()?;
         Ok(this)
+    }
+
+    /// Fills an empty ring.
+    pub(super) fn fill(&mut self) -> Result<(), AllocError> {
+        while self.assembly.spare.len() < usize::from(self.queue.size()) {
+            let buffer = self.arena.alloc(self.assembly.buffer_len)?;
+            self.assembly.spare.push(buffer);
+        }
+        self.add_spare();
+        Ok(())
+    }
+
+    /// Gives all buffers of a ring that the device has let go of back to the arena.
+    pub(super) fn empty(&mut self) {
+        self.recover(GetError::Stopped);
     }
 
     /// The next frame, or `None` if there is none now.
@@ -284,6 +295,14 @@ impl RxQueue {
     pub fn stats(&self) -> Stats {
         self.queue.stats()
     }
+
+    pub(super) fn virtqueue(&self) -> &Virtqueue<RxChain, ()> {
+        &self.queue
+    }
+
+    pub(super) fn virtqueue_mut(&mut self) -> &mut Virtqueue<RxChain, ()> {
+        &mut self.queue
+    }
 }
 
 impl Assembly {
@@ -390,7 +409,7 @@ impl Assembly {
 impl Drop for RxQueue {
     fn drop(&mut self) {
         // What the device has let go of need not leak.
-        self.recover(GetError::Stopped);
+        self.empty();
     }
 }
 

@@ -260,6 +260,14 @@ impl TxQueue {
         self.queue.stats()
     }
 
+    pub(super) fn virtqueue(&self) -> &Virtqueue<TxChain, Shape> {
+        &self.queue
+    }
+
+    pub(super) fn virtqueue_mut(&mut self) -> &mut Virtqueue<TxChain, Shape> {
+        &mut self.queue
+    }
+
     fn limits(&self) -> (usize, usize) {
         (self.longest, self.segments)
     }

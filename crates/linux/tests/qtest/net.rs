@@ -210,6 +210,43 @@ fn net_packed_in_order_with_every_option() {
 }
 
 #[test]
+fn net_pairs_are_reset_and_start_again() {
+    let dir = TempDir::new();
+    let (mut options_, mut peers) = (Options::default(), vec![]);
+    for (slot, packed) in [(2, false), (3, true)] {
+        let (more, peer) = add_nic(options_, &dir, slot, &format!("packed={},queue_reset=on", on(packed)));
+        options_ = more;
+        peers.push(peer);
+    }
+    let machine = start(&options_);
+    for (slot, peer) in (2..).zip(&peers) {
+        connect(&dir, slot, peer);
+        let (mut net, mut device) = open(&machine, slot, &options());
+        let pair = &mut net.pairs[0];
+        exercise(pair, peer, 1514);
+        for _ in 0..3 {
+            let free = machine.arena().free_bytes();
+            for i in 0..20 {
+                let mut out = pair.tx.frame(100).unwrap();
+                out.write(0, &frame(OTHER, i, 100)).unwrap();
+                pair.tx.send(out, &Offload::default()).unwrap();
+            }
+            device.reset_pair(pair).unwrap();
+            let mut back = 0;
+            while let Ok(Some(_)) = pair.tx.complete() {
+                back += 1;
+            }
+            assert_eq!(back, 20);
+            assert!(pair.rx.recv().is_err());
+            device.restart_pair(pair).unwrap();
+            exercise(pair, peer, 1514);
+            pair.rx.refill().unwrap();
+            assert_eq!((pair.rx.in_flight(), machine.arena().free_bytes()), (256, free));
+        }
+    }
+}
+
+#[test]
 fn net_commands_change_what_is_received() {
     let dir = TempDir::new();
     let (options_, split) = add_nic(Options::default(), &dir, 2, "packed=off");
