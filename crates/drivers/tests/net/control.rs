@@ -146,10 +146,18 @@ fn an_answer_that_never_comes_is_an_error_in_time_and_loses_no_buffer() {
         // Two buffers of 64 bytes each: the device may write to them yet.
         assert_eq!(opened.arena.free_bytes(), free - 3 * 128);
         // Late answers are not taken for that of another command.
-        script.script().answer = Answer::Ack(1);
+        script.script().late = 1;
+        script.script().answer = Answer::Ack(0);
         assert!(opened.end.run(2).unwrap().unwrap().completed == 3);
+        assert_eq!(control.set_rx_mode(RxMode::Promiscuous, false), Ok(()));
+        script.script().answer = Answer::Never;
+        assert_eq!(control.set_rx_mode(RxMode::Promiscuous, true), Err(ControlError::Timeout));
+        // Nor if they come while that waits; with IN_ORDER they come first.
         script.script().answer = Answer::Ack(0);
         assert_eq!(control.set_rx_mode(RxMode::Promiscuous, false), Ok(()));
+        while control.in_flight() > 0 {
+            assert_eq!(control.set_rx_mode(RxMode::Promiscuous, false), Ok(()));
+        }
         assert_eq!((control.in_flight(), opened.arena.free_bytes()), (0, free));
         script.script().answer = Answer::Never;
         let full = loop {

@@ -123,11 +123,21 @@ fn what_is_only_odd_is_received() {
     for (bytes, checksum) in good {
         assert_eq!(lie(&mut opened, vec![bytes]), Ok(checksum));
     }
+    for (given, taken) in [(0, 0), (99, 99), (100, 0), (65535, 0)] {
+        script.give([with_frame(header(1, 1, [given, 100, 34, 16, 1]))]);
+        opened.end.run(0);
+        let received = opened.net.pairs[0].rx.recv().unwrap().unwrap();
+        assert_eq!(received.offload.segmentation.unwrap().header_len, taken);
+    }
     // Without GUEST_CSUM nothing is believed of checksums, and without MRG_RXBUF no number of buffers.
     let script = Scripted::new(Features::EMPTY);
     let mut opened = open(&script, layouts()[0], &options());
     let bytes = with_frame(header(1, 0, [0, 0, 34, 16, 1]));
     assert_eq!(lie(&mut opened, vec![bytes]), Err(BadFrame::NotNegotiated(F::GUEST_CSUM)));
+    let script = Scripted::new(RECEIVE - F::GUEST_ECN);
+    let mut with_tso = open(&script, layouts()[0], &options());
+    let bytes = with_frame(header(1, 0x81, [54, 100, 34, 16, 1]));
+    assert_eq!(lie(&mut with_tso, vec![bytes]), Err(BadFrame::NotNegotiated(F::GUEST_ECN)));
     for count in [0, 1, 9] {
         let bytes = with_frame(header(2, 0, [0, 0, 0, 0, count]));
         assert_eq!(lie(&mut opened, vec![bytes]), Ok(Checksum::Full));

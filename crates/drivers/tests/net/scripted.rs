@@ -58,6 +58,8 @@ pub struct Script {
     /// What was sent, headers among it, if `mirror` is off: pair, bytes, descriptors.
     pub sent: Vec<(u16, Vec<u8>, usize)>,
     pub answer: Answer,
+    /// How it acknowledges commands that it kept, once it answers.
+    pub late: u8,
     /// What follows the acknowledgement.
     pub result: Vec<u8>,
     pub commands: Vec<Vec<u8>>,
@@ -89,6 +91,7 @@ impl Scripted {
             keep: false,
             sent: vec![],
             answer: Answer::Ack(0),
+            late: 0,
             result: vec![],
             commands: vec![],
             notice: None,
@@ -232,9 +235,11 @@ impl Service for Commands {
         Submitted::Done(chain)
     }
     fn poll(&mut self) -> Option<Chain> {
-        let Answer::Ack(ack) = self.script.script().answer else { return None };
+        let script = self.script.script();
+        let (Answer::Ack(_), late) = (script.answer, script.late) else { return None };
+        drop(script);
         let mut chain = self.kept.pop()?;
-        chain.write(&[ack]).unwrap();
+        chain.write(&[late]).unwrap();
         Some(chain)
     }
     fn pending(&self) -> usize {
