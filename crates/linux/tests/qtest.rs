@@ -3,6 +3,8 @@
 #[allow(unreachable_pub, reason = "a module of a test")]
 #[path = "qtest/blk.rs"]
 mod blk;
+#[path = "qtest/net.rs"]
+mod net;
 
 use blk::{add_disk, complete, exercise};
 use std::io::{BufRead, BufReader, Write};

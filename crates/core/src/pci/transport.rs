@@ -34,6 +34,9 @@ const RING_FEATURES: Features = F::INDIRECT_DESC
     .union(F::NOTIFICATION_DATA)
     .union(F::RING_RESET);
 
+/// Queues that there is room for at least, however many the device shows at first.
+const ROOM: u16 = 64;
+
 /// How long a device may take to reset itself or a queue.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
 
@@ -188,8 +191,11 @@ impl PciTransport {
                 return Err(error);
             }
         };
+        // QEMU shows the queues that need a feature only when that was accepted. It has a vector for each, unless
+        // its user has chosen otherwise.
+        let room = msix.as_ref().map_or(0, |msix| msix.vectors).max(ROOM);
         let shared = Arc::new(Shared {
-            lines: Lines::new(queues),
+            lines: Lines::with_room(queues, room),
             interrupts: msix.and_then(|_| host.interrupts(at)),
             clock: host.clock(),
             isr: layout.isr,
@@ -398,6 +404,7 @@ impl Transport for PciTransport {
     }
 
     fn max_queue_size(&mut self, index: u16) -> Result<u16, TransportError> {
+        self.shared.lines.set_queue_count(self.common.queue_count()?);
         if index >= self.shared.lines.queue_count() {
             return Ok(0);
         }
