@@ -20,7 +20,7 @@ mod line;
 mod tests;
 mod transport;
 
-pub use bus::MmioBus;
+pub use bus::{MmioBus, Plug};
 pub use transport::{ConfigWatch, MmioTransport};
 
 use crate::clock::Clock;
