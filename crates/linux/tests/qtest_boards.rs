@@ -126,7 +126,10 @@ fn blk_over_legacy_mmio_in_every_shape_that_it_has() {
     assert_eq!(machine.arena().free_bytes(), free);
 }
 
-/// Takes 50 different runs of random bytes, the queue reset in between if it can be.
+/// Takes runs of random bytes, all different, the queue reset in between if it can be.
+///
+/// An in-order queue is used for less than one lap: at the end of the ring QEMU up to 10.0.2 reads beyond its table,
+/// and goes on with what it finds there (see [`exercise`]).
 fn random_bytes(transport: impl Transport + 'static, choices: Features, seen: &mut HashSet<[u8; 32]>) {
     let found = Found::new(Box::new(transport)).or_legacy();
     assert_eq!(found.identity().device, DeviceId::ENTROPY);
@@ -139,7 +142,7 @@ fn random_bytes(transport: impl Transport + 'static, choices: Features, seen: &m
     let mut device = setup.start().unwrap();
     let resets = if device.can_reset_queues() { 2 } else { 1 };
     for round in 0..resets {
-        for token in 0..50 {
+        for token in 0..if choices.contains(F::IN_ORDER) { 7 } else { 25 } {
             vq.add_buf(Chain::writable(arena.alloc_zeroed(32).unwrap()), token).unwrap();
             vq.kick().unwrap();
             let deadline = Instant::now() + LIMIT;
@@ -155,7 +158,8 @@ fn random_bytes(transport: impl Transport + 'static, choices: Features, seen: &m
         if round + 1 < resets {
             let quiesced = match device.reset_vq(&vq) {
                 Ok(quiesced) => quiesced,
-                // As QEMU up to 10.0.2 does on MMIO: no such register.
+                // As QEMU up to 10.0.2 does on MMIO: no such register, and the queue goes on.
+                Err(TransportError::Refused(_)) if choices.contains(F::IN_ORDER) => return,
                 Err(TransportError::Refused(_)) => continue,
                 Err(error) => panic!("{error}"),
             };
@@ -259,7 +263,9 @@ fn a_queue_of_an_mmio_device_is_reset_and_starts_again() {
         let Ok(()) = device.reset_queue(queue) else {
             // QEMU up to 10.0.2 offers it and has no register for it: nothing is taken for a reset, and the queue goes on.
             assert!(blk.features.contains(F::RING_RESET));
-            exercise(queue, file, name, shape.has(1));
+            if !shape.has(1) {
+                exercise(queue, file, name, false);
+            }
             continue;
         };
         while queue.complete().is_ok_and(|done| done.is_some()) {}
