@@ -1,6 +1,6 @@
 //! Virtio over PCI (4.1).
 //!
-//! Pure state over traits, so that the same code runs on bare metal, through VFIO and over qtest. The machine
+//! The driver's end is pure state over traits, so that the same code runs on bare metal, through VFIO and over qtest. The machine
 //! provides a [`Host`]: configuration space, mapped BARs, memory, time, and if it has any, interrupts.
 //! [`PciTransport::open`] makes a [`Transport`](crate::transport::Transport) of one function, [`LegacyTransport`] of one
 //! that has the legacy interface only, [`open`] of either; [`PciHost`] offers all of a host's devices to drivers.
@@ -11,6 +11,7 @@
 //! | [`access`] | the common ways to configuration space: ports (CAM) and memory (ECAM) |
 //! | [`bars`] | BARs: how large they are, and placing them where no firmware did |
 //! | [`capability`] | where the device's registers are (4.1.4) |
+//! | [`device`] | the device's end |
 //! | [`interrupts`] | MSI-X as far as the machine takes part |
 
 pub mod access;
@@ -19,6 +20,7 @@ mod bus;
 pub mod capability;
 mod common;
 pub mod config;
+pub mod device;
 pub mod interrupts;
 mod legacy;
 mod msix;
