@@ -31,8 +31,8 @@ fn blk_over_mmio_version_2_in_every_shape_with_a_line_and_without() {
                     let features = blk::drive(transport, &backend, salt);
                     assert_eq!(features & CHOICES, shape.features(), "{shape:?} {irq:?}");
                     assert!(features.contains(F::VERSION_1 | data));
-                    assert_eq!(host.device.status(), Status::RESET);
-                    assert!(host.monitor.raised.load(Ordering::SeqCst) > 0, "there was an interrupt");
+                    assert_eq!(host.side.device().status(), Status::RESET);
+                    assert!(host.side.monitor().raised.load(Ordering::SeqCst) > 0, "there was an interrupt");
                 }
             }
         }
@@ -78,9 +78,9 @@ fn blk_over_pci_in_every_shape_with_every_way_to_interrupt() {
                 assert_eq!(features & CHOICES, shape.features(), "{shape:?} {irq:?}");
                 assert!(features.contains(F::VERSION_1 | more));
                 let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::SeqCst) > 0;
-                let came = (count(&host.monitor.sent), count(&host.monitor.raised));
+                let came = (count(&host.side.monitor().sent), count(&host.side.monitor().raised));
                 assert_eq!(came, (matches!(irq, Irq::Messages(_)), irq == Irq::Line), "{irq:?}");
-                assert_eq!(host.device.status(), Status::RESET);
+                assert_eq!(host.side.device().status(), Status::RESET);
             }
         }
     }
@@ -120,8 +120,10 @@ fn a_kick_is_one_access_on_both_and_reaches_the_monitor_once() {
     let pci = Arc::new(PciHostOf::new(pci, arena, Irq::Polled));
     let mut over_mmio = MmioTransport::open(mmio.clone(), MmioHost::PLACE).unwrap().unwrap();
     let mut over_pci = PciTransport::open(pci.clone(), PciHostOf::AT).unwrap();
-    let all: [(&mut dyn Transport, _, _); 2] =
-        [(&mut over_mmio, &mmio.accesses, &mmio.monitor), (&mut over_pci, &pci.accesses, &pci.monitor)];
+    let all: [(&mut dyn Transport, _, _); 2] = [
+        (&mut over_mmio, &mmio.accesses, mmio.side.monitor()),
+        (&mut over_pci, &pci.accesses, pci.side.monitor()),
+    ];
     for (transport, accesses, monitor) in all {
         for features in [F::VERSION_1, F::VERSION_1 | F::NOTIFICATION_DATA] {
             transport.reset().unwrap();

@@ -27,15 +27,41 @@ pub enum Irq {
     Polled,
 }
 
+/// A device and its monitor, both of which another can take the place of.
+pub struct Side<D>(Mutex<(Arc<D>, Arc<Inline>)>);
+
+impl<D> Side<D> {
+    fn new(side: (Arc<D>, Arc<Inline>)) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(side)))
+    }
+    pub fn device(&self) -> Arc<D> {
+        self.0.lock().unwrap().0.clone()
+    }
+    pub fn monitor(&self) -> Arc<Inline> {
+        self.0.lock().unwrap().1.clone()
+    }
+    pub fn replace(&self, with: (Arc<D>, Arc<Inline>)) {
+        *self.0.lock().unwrap() = with;
+    }
+}
+
+/// The monitor that there is now.
+pub type Now = Arc<dyn Fn() -> Arc<Inline> + Send + Sync>;
+
+fn now<D: Send + Sync + 'static>(side: &Arc<Side<D>>) -> Now {
+    let side = side.clone();
+    Arc::new(move || side.monitor())
+}
+
 /// The line of a monitor, looked at by whoever waits.
 struct Line {
-    monitor: Arc<Inline>,
+    monitor: Now,
     handler: Mutex<Option<Arc<dyn LineHandler>>>,
 }
 
 impl Line {
-    fn of(monitor: &Arc<Inline>) -> Arc<Self> {
-        Arc::new(Self { monitor: monitor.clone(), handler: Mutex::new(None) })
+    fn of(monitor: Now) -> Arc<Self> {
+        Arc::new(Self { monitor, handler: Mutex::new(None) })
     }
 }
 
@@ -48,11 +74,14 @@ impl InterruptLine for Line {
         *self.handler.lock().unwrap() = None;
     }
     fn wait(&self, _: Duration) -> Result<bool, TransportError> {
-        self.monitor.pump();
+        (self.monitor)().pump();
         let handler = self.handler.lock().unwrap().clone();
         let mut any = false;
-        // Level-triggered: as long as it is raised.
-        while self.monitor.line.load(Ordering::SeqCst) {
+        // Level-triggered: as long as it is raised, but not for ever.
+        for _ in 0..100 {
+            if !(self.monitor)().line.load(Ordering::SeqCst) {
+                break;
+            }
             let Some(handler) = &handler else { break };
             any = true;
             assert!(handler.handle(), "raised, and nobody's");
@@ -63,7 +92,7 @@ impl InterruptLine for Line {
 
 /// The messages of a monitor, looked at by whoever waits.
 struct Messages {
-    monitor: Arc<Inline>,
+    monitor: Now,
     most: u16,
     lines: Mutex<Option<Arc<Lines>>>,
 }
@@ -80,8 +109,8 @@ impl Interrupts for Messages {
         *self.lines.lock().unwrap() = None;
     }
     fn wait(&self, _: u16, _: Duration) -> Result<bool, TransportError> {
-        self.monitor.pump();
-        let all = std::mem::take(&mut *self.monitor.messages.lock().unwrap());
+        (self.monitor)().pump();
+        let all = std::mem::take(&mut *(self.monitor)().messages.lock().unwrap());
         let lines = self.lines.lock().unwrap().clone();
         let any = !all.is_empty();
         for message in all {
@@ -94,8 +123,7 @@ impl Interrupts for Messages {
 
 /// A machine with one MMIO device, at every place.
 pub struct MmioHost {
-    pub device: Arc<MmioDevice>,
-    pub monitor: Arc<Inline>,
+    pub side: Arc<Side<MmioDevice>>,
     pub arena: Arena,
     pub required: Features,
     pub irq: Irq,
@@ -106,20 +134,20 @@ pub struct MmioHost {
 impl MmioHost {
     pub const PLACE: Place = Place { start: 0xd000_0000, len: 0x200, interrupt: 5 };
 
-    pub fn new((device, monitor): (Arc<MmioDevice>, Arc<Inline>), arena: Arena, irq: Irq) -> Self {
-        let accesses = Arc::default();
-        Self { device, monitor, arena, required: Features::EMPTY, irq, fault: honest(), accesses }
+    pub fn new(side: (Arc<MmioDevice>, Arc<Inline>), arena: Arena, irq: Irq) -> Self {
+        let (side, accesses) = (Side::new(side), Arc::default());
+        Self { side, arena, required: Features::EMPTY, irq, fault: honest(), accesses }
     }
 }
 
 impl mmio::Host for MmioHost {
     fn map(&self, _: u64, len: u64) -> Result<Arc<dyn Registers>, TransportError> {
-        let (reader, writer) = (self.device.clone(), self.device.clone());
+        let (reader, writer) = (self.side.clone(), self.side.clone());
         Ok(Arc::new(Wire {
             bar: 0,
             len,
-            read: Box::new(move |offset, width| reader.read(offset, width)),
-            write: Box::new(move |offset, width, value| writer.write(offset, width, value)),
+            read: Box::new(move |offset, width| reader.device().read(offset, width)),
+            write: Box::new(move |offset, width, value| writer.device().write(offset, width, value)),
             fault: self.fault.clone(),
             accesses: self.accesses.clone(),
         }))
@@ -131,21 +159,22 @@ impl mmio::Host for MmioHost {
         self.required
     }
     fn clock(&self) -> Arc<dyn Clock> {
-        Ticks::new(&self.monitor)
+        Ticks::new(now(&self.side))
     }
     fn line(&self, _: &Place) -> Option<Arc<dyn InterruptLine>> {
-        (self.irq == Irq::Line).then(|| Line::of(&self.monitor) as _)
+        (self.irq == Irq::Line).then(|| Line::of(now(&self.side)) as _)
     }
 }
 
 /// A machine with one PCI function, whose BARs it has placed.
 pub struct PciHostOf {
-    pub device: Arc<PciDevice>,
-    pub monitor: Arc<Inline>,
+    pub side: Arc<Side<PciDevice>>,
     pub arena: Arena,
     pub required: Features,
     pub irq: Irq,
     pub fault: Fault,
+    /// Lies about configuration space: offset, and what is read.
+    pub lie: fn(u16, u32) -> u32,
     /// BARs are not mapped, and so are reached through configuration space.
     pub unmapped: bool,
     pub accesses: Arc<AtomicU64>,
@@ -154,9 +183,10 @@ pub struct PciHostOf {
 impl PciHostOf {
     pub const AT: Address = Address::new(0, 7, 0);
 
-    pub fn new((device, monitor): (Arc<PciDevice>, Arc<Inline>), arena: Arena, irq: Irq) -> Self {
-        let (required, fault, accesses) = (Features::EMPTY, honest(), Arc::default());
-        let host = Self { device, monitor, arena, required, irq, fault, unmapped: false, accesses };
+    pub fn new(side: (Arc<PciDevice>, Arc<Inline>), arena: Arena, irq: Irq) -> Self {
+        let (side, required, accesses) = (Side::new(side), Features::EMPTY, Arc::default());
+        let (fault, lie, unmapped) = (honest(), (|_, value| value) as fn(u16, u32) -> u32, false);
+        let host = Self { side, arena, required, irq, fault, lie, unmapped, accesses };
         let mut next = 0x10_0000_0000;
         bars::place(&Function::new(&host, Self::AT), &mut next, 1 << 40).unwrap();
         host
@@ -165,11 +195,15 @@ impl PciHostOf {
 
 impl ConfigSpace for PciHostOf {
     fn read(&self, at: Address, offset: u16, width: Width) -> Result<u32, TransportError> {
-        Ok(if at == Self::AT { self.device.read_space(offset, width) } else { u32::MAX })
+        Ok(if at == Self::AT {
+            (self.lie)(offset, self.side.device().read_space(offset, width))
+        } else {
+            u32::MAX
+        })
     }
     fn write(&self, at: Address, offset: u16, width: Width, value: u32) -> Result<(), TransportError> {
         if at == Self::AT {
-            self.device.write_space(offset, width, value);
+            self.side.device().write_space(offset, width, value);
         }
         Ok(())
     }
@@ -179,19 +213,21 @@ impl pci::Host for PciHostOf {
     fn map_bar(&self, at: Address, bar: u8) -> Result<Arc<dyn Registers>, TransportError> {
         let found = bars::memory_bar(&Function::new(self, at), bar)?;
         let found = found.filter(|_| !self.unmapped).ok_or(TransportError::Unsupported("a BAR"))?;
-        let (reader, writer) = (self.device.clone(), self.device.clone());
+        let (reader, writer) = (self.side.clone(), self.side.clone());
         let at =
             move |device: &PciDevice, offset, width| device.decode(found.address + offset, width).unwrap();
         Ok(Arc::new(Wire {
             bar,
             len: found.len,
             read: Box::new(move |offset, width| {
-                let (bar, offset) = at(&reader, offset, width);
-                reader.read_bar(bar, offset, width)
+                let device = reader.device();
+                let (bar, offset) = at(&device, offset, width);
+                device.read_bar(bar, offset, width)
             }),
             write: Box::new(move |offset, width, value| {
-                let (bar, offset) = at(&writer, offset, width);
-                writer.write_bar(bar, offset, width, value);
+                let device = writer.device();
+                let (bar, offset) = at(&device, offset, width);
+                device.write_bar(bar, offset, width, value);
             }),
             fault: self.fault.clone(),
             accesses: self.accesses.clone(),
@@ -204,13 +240,13 @@ impl pci::Host for PciHostOf {
         self.required
     }
     fn clock(&self) -> Arc<dyn Clock> {
-        Ticks::new(&self.monitor)
+        Ticks::new(now(&self.side))
     }
     fn interrupts(&self, _: Address) -> Option<Arc<dyn Interrupts>> {
         let Irq::Messages(most) = self.irq else { return None };
-        Some(Arc::new(Messages { monitor: self.monitor.clone(), most, lines: Mutex::new(None) }))
+        Some(Arc::new(Messages { monitor: now(&self.side), most, lines: Mutex::new(None) }))
     }
     fn line(&self, _: Address) -> Option<Arc<dyn InterruptLine>> {
-        (self.irq == Irq::Line).then(|| Line::of(&self.monitor) as _)
+        (self.irq == Irq::Line).then(|| Line::of(now(&self.side)) as _)
     }
 }
