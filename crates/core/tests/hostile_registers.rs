@@ -10,7 +10,6 @@ use virtio_kit::pci::PciTransport;
 use virtio_kit::registers::Width;
 use virtio_kit::spec::mmio as mmio_at;
 use virtio_kit::spec::pci::common as pci_at;
-use virtio_kit::transport::Transport;
 use virtio_kit::{F, Features, Status};
 use wire::{Irq, MmioHost, PciHostOf, blk, memory, mmio_device, pci_device};
 
@@ -54,7 +53,7 @@ fn any_access_to_an_mmio_block_is_answered_and_a_good_driver_finds_it_whole() {
             let (arena, memory) = memory(BASE, 1 << 20);
             let (disk, backend) = blk::disk();
             let (device, monitor) = mmio_device(disk, memory, |o| o.legacy = legacy);
-            let mut rng = Rng(seed);
+            let (mut rng, mut started) = (Rng(seed), 0);
             for _ in 0..20_000 {
                 let offset = match rng.below(10) {
                     0 => rng.next(),
@@ -62,19 +61,48 @@ fn any_access_to_an_mmio_block_is_answered_and_a_good_driver_finds_it_whole() {
                     _ => rng.below(0x110) & !3,
                 };
                 let width = rng.width();
-                match rng.below(3) {
-                    0 => _ = device.read(offset, width),
-                    1 => device.write(offset, width, rng.value()),
+                match rng.below(300) {
+                    0 => start(&device, &mut rng, legacy),
+                    1..100 => _ = device.read(offset, width),
+                    100..200 => device.write(offset, width, rng.value()),
                     _ => monitor.pump(),
                 }
+                started += u64::from(device.status().contains(Status::DRIVER_OK));
                 let magic = device.read(mmio_at::MAGIC_VALUE as u64, Width::U32);
                 assert_eq!(magic, mmio_at::MAGIC.into(), "legacy {legacy}, seed {seed}");
             }
+            assert!(started > 0, "it ran at times");
             let host = Arc::new(MmioHost::new((device, monitor), arena, Irq::Line));
             let transport = MmioTransport::open(host, MmioHost::PLACE).unwrap().unwrap();
             blk::drive(transport, &backend, seed as u8);
         }
     }
+}
+
+/// Starts the device with rings anywhere in memory, so that it finds what nobody has put there.
+fn start(device: &virtio_kit::mmio::device::MmioDevice, rng: &mut Rng, legacy: bool) {
+    let write = |at: usize, value: u64| device.write(at as u64, Width::U32, value);
+    [0, 1, 3].into_iter().for_each(|status| write(mmio_at::STATUS, status));
+    write(mmio_at::DRIVER_FEATURES_SEL, 1);
+    write(mmio_at::DRIVER_FEATURES, 1 | [0, 4, 8, 12][rng.below(4) as usize]);
+    write(mmio_at::STATUS, 0xb);
+    write(mmio_at::legacy::GUEST_PAGE_SIZE, 4096);
+    for queue in 0..2 {
+        write(mmio_at::QUEUE_SEL, queue);
+        write(mmio_at::QUEUE_SIZE, 1 << rng.below(6));
+        if legacy {
+            write(mmio_at::legacy::QUEUE_ALIGN, 4096);
+            write(mmio_at::legacy::QUEUE_PFN, (BASE >> 12) + rng.below(64));
+            continue;
+        }
+        for at in [mmio_at::QUEUE_DESC_LOW, mmio_at::QUEUE_DRIVER_LOW, mmio_at::QUEUE_DEVICE_LOW] {
+            write(at, BASE + (rng.below(64) << 12));
+            write(at + 4, 0);
+        }
+        write(mmio_at::QUEUE_READY, 1);
+    }
+    write(mmio_at::STATUS, 0xf);
+    write(mmio_at::QUEUE_NOTIFY, 0);
 }
 
 #[test]

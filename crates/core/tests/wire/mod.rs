@@ -86,25 +86,25 @@ pub trait End: Send + Sync {
 
 impl End for MmioDevice {
     fn run(&self, queue: u16) -> Option<Result<Run, DeviceError>> {
-        MmioDevice::run(self, queue)
+        Self::run(self, queue)
     }
     fn arm(&self, queue: u16) -> bool {
-        MmioDevice::arm(self, queue)
+        Self::arm(self, queue)
     }
     fn status(&self) -> Status {
-        MmioDevice::status(self)
+        Self::status(self)
     }
 }
 
 impl End for PciDevice {
     fn run(&self, queue: u16) -> Option<Result<Run, DeviceError>> {
-        PciDevice::run(self, queue)
+        Self::run(self, queue)
     }
     fn arm(&self, queue: u16) -> bool {
-        PciDevice::arm(self, queue)
+        Self::arm(self, queue)
     }
     fn status(&self) -> Status {
-        PciDevice::status(self)
+        Self::status(self)
     }
 }
 

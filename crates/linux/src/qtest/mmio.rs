@@ -18,7 +18,7 @@ impl Host for Machine {
     }
 
     fn arena(&self, _: &Place) -> Arena {
-        Machine::arena(self).clone()
+        Self::arena(self).clone()
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
