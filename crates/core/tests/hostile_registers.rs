@@ -83,9 +83,9 @@ fn any_access_to_an_mmio_block_is_answered_and_a_good_driver_finds_it_whole() {
 fn start(device: &virtio_kit::mmio::device::MmioDevice, rng: &mut Rng, legacy: bool) {
     let write = |at: usize, value: u64| device.write(at as u64, Width::U32, value);
     [0, 1, 3].into_iter().for_each(|status| write(mmio_at::STATUS, status));
-    write(mmio_at::DRIVER_FEATURES_SEL, 1);
-    write(mmio_at::DRIVER_FEATURES, 1 | [0, 4, 8, 12][rng.below(4) as usize]);
-    write(mmio_at::STATUS, 0xb);
+    write(mmio_at::DRIVER_FEATURES_SEL, u64::from(!legacy));
+    write(mmio_at::DRIVER_FEATURES, if legacy { 0 } else { 1 | [0, 4, 8, 12][rng.below(4) as usize] });
+    write(mmio_at::STATUS, if legacy { 3 } else { 0xb });
     write(mmio_at::legacy::GUEST_PAGE_SIZE, 4096);
     for queue in 0..2 {
         write(mmio_at::QUEUE_SEL, queue);
@@ -101,7 +101,7 @@ fn start(device: &virtio_kit::mmio::device::MmioDevice, rng: &mut Rng, legacy: b
         }
         write(mmio_at::QUEUE_READY, 1);
     }
-    write(mmio_at::STATUS, 0xf);
+    write(mmio_at::STATUS, if legacy { 7 } else { 0xf });
     write(mmio_at::QUEUE_NOTIFY, 0);
 }
 

@@ -137,8 +137,9 @@ fn random_bytes(transport: impl Transport + 'static, choices: Features, seen: &m
     assert_eq!(setup.features() & CHOICES, choices);
     let arena = setup.arena().unwrap().clone();
     let indirect = Some(Indirect { max_parts: 4, direct_up_to: 1, keep_free: 0 });
-    let mut vq = setup.new_vq::<DmaBuf, u32>(0, VqOptions { indirect, ..VqOptions::default() }).unwrap();
-    assert!(setup.new_vq::<DmaBuf, u32>(1, VqOptions::default()).is_err());
+    let mut vq =
+        setup.new_vq::<Chain<(), DmaBuf>, u32>(0, VqOptions { indirect, ..VqOptions::default() }).unwrap();
+    assert!(setup.new_vq::<Chain<(), DmaBuf>, u32>(1, VqOptions::default()).is_err());
     let mut device = setup.start().unwrap();
     let resets = if device.can_reset_queues() { 2 } else { 1 };
     for round in 0..resets {
@@ -153,7 +154,7 @@ fn random_bytes(transport: impl Transport + 'static, choices: Features, seen: &m
                 }
             };
             assert_eq!((used.token, used.written), (token, 32));
-            assert!(seen.insert(used.chain.read_value(0).unwrap()), "the same bytes again");
+            assert!(seen.insert(used.chain.writable.read_value(0).unwrap()), "the same bytes again");
         }
         if round + 1 < resets {
             let quiesced = match device.reset_vq(&vq) {

@@ -2,10 +2,12 @@
 //! what a reset waits for.
 
 use super::machine::{Machine, QueueState, Slots};
-use super::{ConfigNotice, Device, DeviceError, DeviceMemory, RestoreError, Run, State};
+use super::{ConfigNotice, Device, DeviceError, DeviceMemory, Monitor, RestoreError, Run, State};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::task::Wake;
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Waker;
 use spin::{Mutex, MutexGuard};
 use virtio_kit_spec::{F, Features, Status};
 
@@ -15,6 +17,24 @@ pub(crate) trait Signals: Send + Sync + 'static {
     fn used(&self, queue: u16);
     /// The configuration changed.
     fn config(&self);
+}
+
+/// Makes a queue run when its device has work of its own: to the monitor that is as if its driver had notified it.
+struct QueueWaker {
+    monitor: Weak<dyn Monitor>,
+    queue: u16,
+}
+
+impl Wake for QueueWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(monitor) = self.monitor.upgrade() {
+            monitor.doorbell(self.queue);
+        }
+    }
 }
 
 /// The device behind the registers.
@@ -36,6 +56,7 @@ impl<S: Signals> Engine<S> {
         legacy: bool,
         memory: DeviceMemory,
         signals: Arc<S>,
+        monitor: &Arc<dyn Monitor>,
     ) -> Result<Self, DeviceError> {
         let live = Arc::new(AtomicBool::new(false));
         let (tell, alive) = (signals.clone(), live.clone());
@@ -48,11 +69,13 @@ impl<S: Signals> Engine<S> {
         if memory.platform.is_some() {
             features |= F::ACCESS_PLATFORM;
         }
-        let machine = if legacy {
+        let mut machine = if legacy {
             Machine::legacy(device, features, notice)?
         } else {
             Machine::new(device, features, notice)
         };
+        let waker = |queue| Waker::from(Arc::new(QueueWaker { monitor: Arc::downgrade(monitor), queue }));
+        machine.attach_wakers((0..machine.slots().len() as u16).map(waker).collect());
         let slots = machine.slots();
         let stuck = AtomicBool::new(false);
         Ok(Self { machine: Mutex::new(machine), slots, signals, memory, live, stuck })

@@ -8,8 +8,9 @@ use virtio_kit_ring::mem::Memory;
 /// [`set_line`](Self::set_line) and [`message`](Self::message) may be called by whoever runs a queue, and by accesses to
 /// registers; they must not call the device.
 pub trait Monitor: Send + Sync {
-    /// The driver notified queue `queue`: it is to be run, here and now or by another thread soon. Called from
-    /// within an access to a register, with nothing locked.
+    /// The driver notified queue `queue`, or its device woke it: it is to be run, here and now or by another thread
+    /// soon. Called from within an access to a register, or from wherever the device has its work from, with nothing
+    /// locked; of the queue that is being run too.
     fn doorbell(&self, queue: u16);
 
     /// The device's interrupt line is to be raised or lowered.

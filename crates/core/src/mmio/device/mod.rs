@@ -103,7 +103,7 @@ impl MmioDevice {
         let Options { legacy, vendor, ring_features, memory, shared_memory } = options;
         let features = ring_features & RING_FEATURES;
         let line = Arc::new(Line::new(monitor.clone()));
-        let engine = Engine::new(device, features, legacy, memory, line)?;
+        let engine = Engine::new(device, features, legacy, memory, line, &monitor)?;
         let registers = Mutex::new(Registers::new(engine.queue_count()));
         Ok(Self { engine, registers, monitor, shared_memory, vendor, legacy })
     }

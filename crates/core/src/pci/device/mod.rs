@@ -98,7 +98,8 @@ impl PciDevice {
         let space = Space::new(id, ids, &layout, &shared_memory);
         let space = space.ok_or(DeviceError::Setup("a device type without a PCI device id"))?;
         let signals = Arc::new(Interrupts::new(queues, &layout, monitor.clone()));
-        let engine = Engine::new(device, ring_features & RING_FEATURES, false, memory, signals)?;
+        let features = ring_features & RING_FEATURES;
+        let engine = Engine::new(device, features, false, memory, signals, &monitor)?;
         let common = Mutex::new(Common::new(queues));
         Ok(Self { engine, common, space: Mutex::new(space), layout, monitor })
     }
