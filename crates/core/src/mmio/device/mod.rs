@@ -256,7 +256,8 @@ impl MmioDevice {
     }
 
     /// Runs queue `queue` once: takes what is available, completes what is done, interrupts if the driver wants it.
-    /// `None` if it is not started, or is run by somebody else now, who will see what there is.
+    /// `None` if it is not started, or is in somebody else's hands at this moment. So a monitor runs a queue from one
+    /// thread, or remembers a doorbell that found it taken: nobody else does.
     pub fn run(&self, queue: u16) -> Option<Result<Run, DeviceError>> {
         self.engine.run(queue)
     }

@@ -217,8 +217,9 @@ impl PciDevice {
     }
 
     /// Runs queue `queue` once: takes what is available, completes what is done, interrupts if the driver wants it.
-    /// `None` if it is not started, or is run by somebody else now, who will see what there is; or if the function is
-    /// not allowed to reach memory.
+    /// `None` if it is not started, or is in somebody else's hands at this moment. So a monitor runs a queue from one
+    /// thread, or remembers a doorbell that found it taken: nobody else does. Neither
+    /// does it run while the function is not allowed to reach memory.
     pub fn run(&self, queue: u16) -> Option<Result<Run, DeviceError>> {
         if self.space.lock().may().0 { self.engine.run(queue) } else { None }
     }
