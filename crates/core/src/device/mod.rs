@@ -23,13 +23,21 @@
 //!
 //! A transport makes wakers of whatever it sleeps on ([`alloc::task::Wake`]): an event, an eventfd.
 //!
-//! The transport's side of a device is [`Machine`], the same on every transport.
+//! The transport's side of a device is [`Machine`], the same on every transport. Those that have registers put them in
+//! front of it, for a [`Monitor`] to hand accesses to:
+//! [`mmio::device`](crate::mmio::device) and [`pci::device`](crate::pci::device).
 
+mod engine;
 mod machine;
+mod monitor;
 mod serve;
+mod state;
 
+pub(crate) use engine::{Engine, Signals};
 pub use machine::{Machine, QueueState, Slots};
+pub use monitor::{DeviceMemory, Monitor, SharedMemory};
 pub use serve::{Run, Service, Serving, Stopped, Submitted, Worker};
+pub use state::{RestoreError, State};
 pub use virtio_kit_ring::device::{
     BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments,
 };
@@ -50,6 +58,12 @@ pub trait Device: Send {
 
     /// Feature bits of its type that it offers, and does in full. Ring features are the transport's business.
     fn features(&self) -> Features;
+
+    /// Whether it knows the legacy interface: works as the document says for a driver that did not accept
+    /// VERSION_1.
+    fn has_legacy(&self) -> bool {
+        false
+    }
 
     /// How many queues it has.
     fn queue_count(&self) -> u16;
@@ -123,6 +137,11 @@ impl ConfigNotice {
         if let Some(tell) = &self.tell {
             tell();
         }
+    }
+
+    /// Goes on counting from here, as a device that is restored must.
+    pub(crate) fn restore(&self, generation: u32) {
+        self.changes.store(generation, Ordering::Release);
     }
 
     /// The configuration generation (2.5).
