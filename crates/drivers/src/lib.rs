@@ -8,4 +8,5 @@ extern crate alloc;
 extern crate std;
 
 pub mod blk;
+pub mod console;
 pub mod rng;
