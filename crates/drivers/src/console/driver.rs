@@ -17,7 +17,7 @@ use virtio_kit::bus::{Bound, DeviceMatch, Driver, ProbeError};
 use virtio_kit::driver::{Device, Found, Setup, Virtqueue, VqOptions};
 use virtio_kit::spec::console::{CONTROL_RX_QUEUE, CONTROL_TX_QUEUE, Config, ControlEvent, F, port_rx_queue};
 use virtio_kit::transport::{Transport, TransportError};
-use virtio_kit::{DeviceId, DmaBuf, Features};
+use virtio_kit::{AnyChain, DeviceId, Features};
 use zerocopy::{IntoBytes, little_endian::U32};
 
 /// What the driver can do: everything that it takes if the device offers it.
@@ -58,9 +58,7 @@ impl<A: Fn(Console)> ConsoleDriver<A> {
     }
 }
 
-type Queue = Virtqueue<DmaBuf, ()>;
-
-fn queue(setup: &mut Setup, index: u16, buffers: u16) -> Result<Queue, ProbeError> {
+fn queue<C: AnyChain>(setup: &mut Setup, index: u16, buffers: u16) -> Result<Virtqueue<C, ()>, ProbeError> {
     let max_size = buffers.max(1).checked_next_power_of_two().unwrap_or(1 << 15);
     Ok(setup.new_vq(index, VqOptions { max_size, ..VqOptions::default() })?)
 }

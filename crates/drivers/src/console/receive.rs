@@ -9,7 +9,7 @@ use virtio_kit::{Arena, Chain, DmaBuf};
 
 /// A receive queue with its buffers, all of which the device has but the one being read.
 pub(super) struct Receive {
-    queue: Virtqueue<DmaBuf, ()>,
+    queue: Virtqueue<Chain<(), DmaBuf>, ()>,
     current: Option<Current>,
     count: u16,
     len: usize,
@@ -26,7 +26,7 @@ struct Current {
 
 impl Receive {
     /// A queue that is to have `count` buffers of `len` bytes, as far as there is room.
-    pub(super) fn new(queue: Virtqueue<DmaBuf, ()>, count: u16, len: usize) -> Self {
+    pub(super) fn new(queue: Virtqueue<Chain<(), DmaBuf>, ()>, count: u16, len: usize) -> Self {
         let count = count.clamp(1, queue.size());
         Self { queue, current: None, count, len, generation: 0 }
     }
@@ -105,8 +105,8 @@ impl Receive {
         }
     }
 
-    fn came(&mut self, used: Used<DmaBuf, ()>) {
-        let buffer = used.chain.into_parts();
+    fn came(&mut self, used: Used<Chain<(), DmaBuf>, ()>) {
+        let buffer = used.chain.writable;
         let end = (used.written as usize).min(buffer.len());
         self.current = Some(Current { buffer, at: 0, end });
     }

@@ -10,7 +10,7 @@ use virtio_kit::{Arena, Chain, DmaBuf};
 
 /// A transmit queue with its buffers.
 pub(super) struct Transmit {
-    queue: Virtqueue<DmaBuf, ()>,
+    queue: Virtqueue<Chain<DmaBuf>, ()>,
     free: Vec<DmaBuf>,
     count: u16,
     len: usize,
@@ -18,7 +18,7 @@ pub(super) struct Transmit {
 
 impl Transmit {
     /// Buffers are allocated when there is first something to send.
-    pub(super) fn new(queue: Virtqueue<DmaBuf, ()>, count: u16, len: usize) -> Self {
+    pub(super) fn new(queue: Virtqueue<Chain<DmaBuf>, ()>, count: u16, len: usize) -> Self {
         let count = count.clamp(1, queue.size());
         Self { queue, free: Vec::with_capacity(count.into()), count, len }
     }
@@ -34,7 +34,7 @@ impl Transmit {
     /// Takes buffers back that the device has read.
     fn reclaim(&mut self) -> Result<(), Error> {
         let free = &mut self.free;
-        match self.queue.get_batch(self.count.into(), |used| free.push(used.chain.into_parts())) {
+        match self.queue.get_batch(self.count.into(), |used| free.push(used.chain.readable)) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.stopped(error)),
         }
@@ -43,7 +43,7 @@ impl Transmit {
     #[cold]
     fn stopped(&mut self, error: GetError) -> Error {
         if let Some(quiesced) = self.queue.quiesced() {
-            self.free.extend(self.queue.shutdown(quiesced).map(|(chain, ())| chain.into_parts()));
+            self.free.extend(self.queue.shutdown(quiesced).map(|(chain, ())| chain.readable));
         }
         error.into()
     }
@@ -62,7 +62,7 @@ impl Transmit {
                 break;
             }
             if let Err(error) = self.queue.add_buf(Chain::readable(buffer), ()) {
-                self.free.push(error.chain.into_parts());
+                self.free.push(error.chain.readable);
                 if done == 0 {
                     return Err(Error::Add(error.kind));
                 }
@@ -99,7 +99,7 @@ impl Transmit {
     pub(super) fn poll_reclaim(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match core::task::ready!(self.queue.poll_get(cx)) {
             Ok(used) => {
-                self.free.push(used.chain.into_parts());
+                self.free.push(used.chain.readable);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(self.stopped(error))),
