@@ -6,4 +6,5 @@
 extern crate alloc;
 
 pub mod blk;
+pub mod console;
 pub mod rng;

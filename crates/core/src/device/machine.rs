@@ -251,9 +251,9 @@ impl Machine {
         self.device.read_config(offset, to);
     }
 
-    /// Writes configuration space; not before FEATURES_OK (3.1.1).
+    /// Writes configuration space; not before FEATURES_OK (3.1.1), but for what the device takes at any time.
     pub fn write_config(&mut self, offset: usize, from: &[u8]) {
-        if self.status.contains(Status::FEATURES_OK) {
+        if self.status.contains(Status::FEATURES_OK) || self.device.takes_early_writes(offset) {
             self.device.write_config(offset, from);
         }
     }

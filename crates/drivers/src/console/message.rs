@@ -126,8 +126,8 @@ mod tests {
         ] {
             assert_eq!(parse(&message(event, value, rest), false), Ok((7, expected)));
         }
-        let turned = parse(&message(5, 0, &[24, 0, 80, 0]), true);
-        assert_eq!(turned, Ok((7, Message::Resize(Size { cols: 80, rows: 24 }))));
+        let turned = message(5, 0, &[24, 0, 80, 0]);
+        assert_eq!(parse(&turned, true), Ok((7, Message::Resize(Size { cols: 80, rows: 24 }))));
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Receive {
     #[cold]
     fn stopped(&mut self, error: GetError) -> Error {
         if let Some(quiesced) = self.queue.quiesced() {
-            drop(self.queue.shutdown(quiesced));
+            self.queue.shutdown(quiesced).for_each(drop);
         }
         error.into()
     }

@@ -31,12 +31,16 @@ impl Transmit {
         Ok(())
     }
 
-    /// Takes buffers back that the device has read.
+    /// Takes buffers back that the device has read. Bounded by their number.
     fn reclaim(&mut self) -> Result<(), Error> {
-        let free = &mut self.free;
-        match self.queue.get_batch(self.count.into(), |used| free.push(used.chain.readable)) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.stopped(error)),
+        loop {
+            let free = &mut self.free;
+            match self.queue.get_batch(self.count.into(), |used| free.push(used.chain.readable)) {
+                Ok(0) => return Ok(()),
+                // That there is nothing more says that the device is still there.
+                Ok(_) => {}
+                Err(error) => return Err(self.stopped(error)),
+            }
         }
     }
 
