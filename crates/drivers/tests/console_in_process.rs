@@ -356,7 +356,7 @@ fn ports_are_streams_of_the_standard_library() {
     let (reader, writer) = port.split();
     let mut reader = reader.blocking(StdClock::new(), LIMIT);
     let mut writer = writer.blocking(StdClock::new(), LIMIT);
-    write!(writer, "{} lines\n", 2).unwrap();
+    writeln!(writer, "{} lines", 2).unwrap();
     writer.flush().unwrap();
     assert_eq!(script.take(), b"2 lines\n");
     script.type_in(b"answer");
