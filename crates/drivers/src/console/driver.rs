@@ -90,7 +90,7 @@ pub fn open(found: Found, options: &Options) -> Result<(Console, ConsoleDevice),
         ports.push(PortState::new(id, receive, transmit));
         if id == 0 && multiport {
             // As many as the device has room for: what it has no buffer for, it may not say again.
-            let receive = queue(&mut setup, CONTROL_RX_QUEUE, 256)?;
+            let receive = queue(&mut setup, CONTROL_RX_QUEUE, 64)?;
             let size = receive.size();
             let mut receive = Receive::new(receive, size, MESSAGE_LEN);
             let transmit = queue(&mut setup, CONTROL_TX_QUEUE, 32)?;
