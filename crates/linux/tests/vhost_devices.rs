@@ -7,10 +7,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use virtio_kit::DeviceId;
+use std::sync::{Arc, Mutex};
 use virtio_kit::driver::Found;
 use virtio_kit::spec::console::F as ConsoleF;
+use virtio_kit::{DeviceId, Features};
 use virtio_kit_drivers::{console, rng};
 use virtio_kit_linux::clock::MonotonicClock;
 use virtio_kit_linux::vhost_user::front_end::{FrontEnd, Options};
@@ -30,6 +30,7 @@ impl BackEnd {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn();
         let child = child.unwrap_or_else(|error| {
             panic!("{}: {error}. Run ./ci.sh, which installs it.", program.display())
@@ -73,48 +74,62 @@ fn entropy_comes_from_the_file_that_vhost_device_rng_reads() {
     assert!(matches!(rng.fill(&mut [0]), Err(rng::Error::Queue(_))));
 }
 
-#[test]
-fn text_goes_both_ways_through_vhost_device_console() {
-    let dir = TempDir::new();
-    // It wants to be told a port; this one was free a moment ago.
+/// vhost-device-console with a connection to its TCP port.
+///
+/// Version 0.1.0 takes every available buffer when it has something to say, uses one, and loses the others; of
+/// several bytes that came at once it uses the same buffer several times. So little can be asked of it: one control
+/// message, one byte in; out goes everything.
+fn console(
+    dir: &TempDir,
+    without: Features,
+) -> (console::Console, console::ConsoleDevice, TcpStream, BackEnd) {
+    // It wants to be told a port: this one was free a moment ago, and no other test takes it before it is used.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let arguments = ["--backend", "network", "--tcp-port", &port.to_string()];
-    let back_end = BackEnd::start(&dir, "vhost-device-console", &arguments);
+    let back_end = BackEnd::start(dir, "vhost-device-console", &arguments);
     let front_end = back_end.connect(DeviceId::CONSOLE);
-    let found = Found::new(Box::new(front_end));
-    let (mut console, device) = console::open(found, &console::Options::default()).unwrap();
-    assert!(console.features().contains(ConsoleF::MULTIPORT));
-    assert_eq!(console.max_ports(), 1);
-    let found = console.wait_for(&MonotonicClock, LONG, |console, event| {
-        assert!(!matches!(event, Some(console::Event::Ignored(_))), "{event:?}");
-        console.ports().any(|port| port.connected).then_some(())
-    });
-    assert_eq!(found, Ok(Some(())), "{:?}", console.ports().collect::<Vec<_>>());
-    assert_eq!(console.named("org.test.foo!"), Some(0));
+    let options = console::Options { without, ..console::Options::default() };
+    let (console, device) = console::open(Found::new(Box::new(front_end)), &options).unwrap();
     let mut stream = None;
     until("a connection to the console", || {
         stream = TcpStream::connect(("127.0.0.1", port)).ok();
         stream.is_some()
     });
-    let mut stream = stream.unwrap();
+    let stream = stream.unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
-    let (reader, writer) = console.port(0).unwrap().split();
-    let mut reader = reader.blocking(Arc::new(MonotonicClock), LONG);
-    let mut writer = writer.blocking(Arc::new(MonotonicClock), LONG);
-    for round in 0..20 {
-        // One byte at a time: of several, version 0.1.0 uses the same buffer several times.
-        for byte in format!("typed {round}\n").bytes() {
-            stream.write_all(&[byte]).unwrap();
-            let mut got = [0];
-            Read::read_exact(&mut reader, &mut got).unwrap();
-            assert_eq!(got, [byte]);
-        }
-        let shown = format!("shown {round}\n");
-        Write::write_all(&mut writer, shown.as_bytes()).unwrap();
-        Write::flush(&mut writer).unwrap();
+    (console, device, stream, back_end)
+}
+
+#[test]
+fn text_goes_out_and_a_byte_comes_in_through_vhost_device_console() {
+    let dir = TempDir::new();
+    let (console, device, mut stream, _back_end) = console(&dir, ConsoleF::MULTIPORT);
+    assert_eq!(console.ports().count(), 1);
+    let mut port = console.port(0).unwrap().blocking(Arc::new(MonotonicClock), LONG);
+    for round in 0..200 {
+        let shown = format!("shown {round} {}\n", "x".repeat(round * 50));
+        Write::write_all(&mut port, shown.as_bytes()).unwrap();
+        Write::flush(&mut port).unwrap();
         let mut got = vec![0; shown.len()];
         stream.read_exact(&mut got).unwrap();
-        assert_eq!(String::from_utf8(got).unwrap(), shown);
+        assert!(got == shown.as_bytes(), "{round}");
     }
+    stream.write_all(b"!").unwrap();
+    let mut got = [0];
+    Read::read_exact(&mut port, &mut got).unwrap();
+    assert_eq!(&got, b"!");
+    drop(device);
+}
+
+#[test]
+fn vhost_device_console_adds_its_port_when_the_driver_is_ready() {
+    let dir = TempDir::new();
+    let (mut console, device, ..) = console(&dir, Features::EMPTY);
+    assert!(console.features().contains(ConsoleF::MULTIPORT));
+    assert_eq!(console.max_ports(), 1);
+    let first = console.wait_for(&MonotonicClock, LONG, |_, event| event);
+    assert_eq!(first, Ok(Some(console::Event::Added(0))));
     drop(device);
 }
