@@ -126,7 +126,7 @@ fn text_goes_out_and_a_byte_comes_in_through_vhost_device_console() {
 #[test]
 fn vhost_device_console_adds_its_port_when_the_driver_is_ready() {
     let dir = TempDir::new();
-    let (mut console, device, ..) = console(&dir, Features::EMPTY);
+    let (mut console, device, _stream, _back_end) = console(&dir, Features::EMPTY);
     assert!(console.features().contains(ConsoleF::MULTIPORT));
     assert_eq!(console.max_ports(), 1);
     let first = console.wait_for(&MonotonicClock, LONG, |_, event| event);
