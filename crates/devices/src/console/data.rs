@@ -69,6 +69,17 @@ impl Service for Receive {
     fn capacity(&self) -> usize {
         usize::from(self.start < self.end)
     }
+
+    fn end_run(&mut self) {
+        // Only now can the driver see all that came before the end.
+        let place = self.shared.place(self.port);
+        if place.hung_up.load(Ordering::Acquire)
+            && (self.start == self.end || !place.open.load(Ordering::Acquire))
+            && place.hung_up.swap(false, Ordering::AcqRel)
+        {
+            self.shared.tell_connected(self.port);
+        }
+    }
 }
 
 impl Drop for Receive {

@@ -84,6 +84,8 @@ pub(super) struct Place {
     pub(super) open: AtomicBool,
     /// Somebody is at the other end.
     pub(super) connected: AtomicBool,
+    /// Nobody is there any more, and the driver is to be told once it has what came before.
+    pub(super) hung_up: AtomicBool,
     /// Counts ports that were plugged in here.
     plugged: AtomicU32,
 }
@@ -136,6 +138,7 @@ impl Shared {
             output: Half::new(),
             open: AtomicBool::new(false),
             connected: AtomicBool::new(false),
+            hung_up: AtomicBool::new(false),
             plugged: AtomicU32::new(0),
         };
         let ports_control = (0..ports).map(|_| PortControl::default()).collect();
@@ -273,6 +276,7 @@ impl Shared {
         place.input.set(Some(halves.0));
         place.output.set(Some(halves.1));
         place.connected.store(connected, Ordering::Release);
+        place.hung_up.store(false, Ordering::Release);
         self.with_control(|control| {
             let ready = control.driver_ready;
             let port = &mut control.ports[usize::from(id)];
@@ -308,10 +312,21 @@ impl Shared {
         if plugged.is_some_and(|plugged| plugged != place.plugged.load(Ordering::Acquire)) {
             return;
         }
-        if place.connected.swap(connected, Ordering::AcqRel) != connected {
-            self.with_control(|control| control.ports[usize::from(id)].connected());
+        if place.connected.swap(connected, Ordering::AcqRel) == connected {
+            return;
         }
+        place.hung_up.store(!connected, Ordering::Release);
+        if connected {
+            self.tell_connected(id);
+        }
+        // The end of a connection is told by the queue that its last bytes go through.
+        self.wake(id, Direction::ToDriver);
         self.wake(id, Direction::FromDriver);
+    }
+
+    /// The driver is to know whether somebody is at the other end.
+    pub(super) fn tell_connected(&self, id: u16) {
+        self.with_control(|control| control.ports[usize::from(id)].connected());
     }
 
     pub(super) fn resize(&self, id: u16, size: Size) -> Result<(), PlugError> {
