@@ -2,18 +2,20 @@
 //!
 //! [`Console`] is the device. Of its ports it knows a number, perhaps a name, and two halves of a back-end: an
 //! [`Input`] that is polled for bytes for the driver, and an [`Output`] to which the driver's bytes are submitted.
-//! What makes the halves is a [`PortBackend`]; [`Transcript`] is one in memory, and terminals, pseudo-terminals and
+//! What makes the halves is a [`PortBackend`]; [`Transcript`] is one in memory, [`Echo`] answers, and terminals, pseudo-terminals and
 //! sockets are in `virtio-kit-linux`. A [`Handle`] adds and removes ports and resizes them while the device runs.
 
 mod backend;
 mod config;
 mod control;
 mod data;
+mod echo;
 mod handle;
 mod state;
 mod transcript;
 
 pub use backend::{Input, Output, PortBackend, PortLink};
+pub use echo::Echo;
 pub use handle::{Handle, PlugError, Port};
 pub use state::Size;
 pub use transcript::Transcript;
@@ -43,7 +45,7 @@ pub struct Console {
 impl Console {
     /// A device with one port, which has no name and is always there.
     pub fn single(backend: impl PortBackend + 'static) -> Self {
-        let console = Self { shared: Shared::new(1, false), emergency: None };
+        let console = Self::multiport(1).without_multiport();
         // The only port is free.
         let _ = console.handle().plug(0, Port::new(backend).console());
         console
@@ -52,6 +54,11 @@ impl Console {
     /// A device that may have up to `ports` ports, at most [`MAX_PORTS`], and has none yet: see [`Handle::plug`].
     pub fn multiport(ports: u16) -> Self {
         Self { shared: Shared::new(ports.clamp(1, MAX_PORTS), true), emergency: None }
+    }
+
+    /// The same without MULTIPORT: only port 0 is ever seen, and it is taken to be there whether it is or not.
+    pub fn without_multiport(self) -> Self {
+        Self { shared: Shared::new(1, false), ..self }
     }
 
     /// The same with a size in its configuration, which can be changed later by [`Handle::resize`].
