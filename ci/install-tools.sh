@@ -8,6 +8,7 @@ sudo=""
 
 ./install-qemu.sh
 ./install-dpdk.sh
+./install-counterparts.sh
 
 if ! command -v valgrind >/dev/null; then
     $sudo apt-get update -qq

@@ -3,10 +3,12 @@
 
 mod blk;
 mod cli;
+mod console;
 mod demo;
 mod failure;
 mod info;
 mod output;
+mod rng;
 mod target;
 mod units;
 
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Blk(command) => blk::run(&command),
+        Command::Console(args) => console::run(&args),
+        Command::Rng(args) => rng::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -299,10 +299,11 @@ impl Machine {
         self.device.read_config(offset, to);
     }
 
-    /// Writes configuration space; not before FEATURES_OK (3.1.1), or on a legacy interface DRIVER.
+    /// Writes configuration space; not before FEATURES_OK (3.1.1), or on a legacy interface DRIVER, but for what the
+    /// device takes at any time.
     pub fn write_config(&mut self, offset: usize, from: &[u8]) {
         let from_when = if self.legacy { Status::DRIVER } else { Status::FEATURES_OK };
-        if self.status.contains(from_when) {
+        if self.status.contains(from_when) || self.device.takes_early_writes(offset) {
             self.device.write_config(offset, from);
         }
     }

@@ -88,6 +88,13 @@ pub trait Device: Send {
         let _ = (offset, from);
     }
 
+    /// Whether a driver may write at `offset` of configuration space before it has agreed on features: a console's
+    /// emergency write (5.3.4).
+    fn takes_early_writes(&self, offset: usize) -> bool {
+        let _ = offset;
+        false
+    }
+
     /// The driver settled on these features; they hold until [`reset`](Self::reset).
     fn activate(&mut self, features: Features) -> Result<(), DeviceError>;
 

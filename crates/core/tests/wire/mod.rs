@@ -1,6 +1,6 @@
 //! Driver's ends and device's ends of MMIO and PCI joined register by register, in one thread; and a layer between
 //! the two in which a test may lie.
-#![allow(unreachable_pub, dead_code, reason = "each test binary uses what it needs")]
+#![allow(unreachable_pub, dead_code, unused_imports, reason = "each test binary uses what it needs")]
 
 pub mod blk;
 pub mod host;
