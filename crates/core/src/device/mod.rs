@@ -31,7 +31,7 @@ mod serve;
 pub use machine::{Machine, QueueState, Slots};
 pub use serve::{Run, Service, Serving, Stopped, Submitted, Worker};
 pub use virtio_kit_ring::device::{
-    BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments,
+    BadChain, Chain, Config as QueueConfig, NewError, Position, Queue, RingAddrs, Segment, Segments,
 };
 pub use virtio_kit_ring::mem::{Memory, OutOfBounds, Region};
 

@@ -2,7 +2,8 @@
 
 use super::DeviceError;
 use alloc::boxed::Box;
-use virtio_kit_ring::device::{Chain, Position, Queue};
+use virtio_kit_ring::device::{Chain, NewError, Position, Queue, RingAddrs};
+use virtio_kit_ring::mem::Memory;
 
 /// What became of a submitted chain.
 #[derive(Debug)]
@@ -88,6 +89,13 @@ pub trait Worker: Send {
 
     /// Waits, for a bounded time, until pending work is done.
     fn wait(&mut self) -> Result<(), DeviceError>;
+
+    /// Moves the queue to a changed set of regions, as [`Queue::set_memory`] does.
+    fn set_memory(&mut self, addrs: RingAddrs, memory: Memory, rings: Option<Memory>)
+    -> Result<(), NewError>;
+
+    /// Whether chains in flight still use a set of regions that was replaced.
+    fn uses_old_memory(&self) -> bool;
 
     /// Ends the work in flight and stops the queue.
     fn stop(self: Box<Self>) -> Stopped;
@@ -191,6 +199,19 @@ impl<S: Service> Worker for Serving<S> {
 
     fn wait(&mut self) -> Result<(), DeviceError> {
         if self.service.pending() == 0 { Ok(()) } else { self.service.wait() }
+    }
+
+    fn set_memory(
+        &mut self,
+        addrs: RingAddrs,
+        memory: Memory,
+        rings: Option<Memory>,
+    ) -> Result<(), NewError> {
+        self.queue.set_memory(addrs, memory, rings)
+    }
+
+    fn uses_old_memory(&self) -> bool {
+        self.queue.uses_old_memory()
     }
 
     fn stop(mut self: Box<Self>) -> Stopped {
