@@ -3,8 +3,9 @@
 pub mod clock;
 pub mod entropy;
 pub mod event;
-pub mod process;
+pub mod event_waker;
 pub mod mapping;
+pub mod process;
 pub mod qtest;
 pub mod shared_memory;
 pub mod storage;

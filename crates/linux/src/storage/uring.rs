@@ -3,8 +3,10 @@
 use super::file::Shared;
 use super::job::{Job, Lacks, Next};
 use super::slot::Slot;
+use crate::event_waker::event_of;
 use core::fmt;
 use core::mem::ManuallyDrop;
+use core::task::Waker;
 use core::time::Duration;
 use io_uring::IoUring;
 use io_uring::squeue::{Entry, PushError, SubmissionQueue};
@@ -33,6 +35,8 @@ pub struct UringStorage {
     jobs: ManuallyDrop<Jobs>,
     /// Operations handed over whose results have not been taken.
     in_kernel: usize,
+    /// The kernel wakes who runs the queue.
+    wakes: bool,
 }
 
 /// The requests in progress: their index is what the kernel knows them by.
@@ -76,7 +80,7 @@ impl UringStorage {
             ready: VecDeque::with_capacity(depth.into()),
             lacks: Lacks::default(),
         };
-        Ok(Self { ring: ManuallyDrop::new(ring), jobs: ManuallyDrop::new(jobs), in_kernel: 0 })
+        Ok(Self { ring: ManuallyDrop::new(ring), jobs: ManuallyDrop::new(jobs), in_kernel: 0, wakes: false })
     }
 
     /// Hands over what is queued and, given a time, waits that long for a result. One system call.
@@ -236,6 +240,18 @@ impl Storage for UringStorage {
 
     fn capacity(&self) -> usize {
         self.jobs.slots.len()
+    }
+
+    fn attach_waker(&mut self, waker: &Waker) {
+        // Only an event can be woken by the kernel. With any other waker the queue is polled.
+        if let Some(event) = event_of(waker) {
+            self.wakes = self.ring.submitter().register_eventfd(event.as_raw_fd()).is_ok();
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        // What is ready here was not asked for yet.
+        if self.wakes && self.jobs.ready.is_empty() { self.pending() } else { 0 }
     }
 
     fn wait(&mut self) -> Result<(), DeviceError> {

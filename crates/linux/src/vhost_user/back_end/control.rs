@@ -81,6 +81,8 @@ impl BackEnd {
         let slots = machine.slots();
         let queue = |index| QueueEnd::new(index as u16, slots.clone(), attention.clone());
         let queues = (0..slots.len()).map(queue).collect::<Result<Vec<_>, _>>()?;
+        let wakers = queues.iter().map(QueueEnd::waker).collect::<Result<_, _>>()?;
+        machine.attach_wakers(wakers);
         let events = EventSet::new()?;
         events.add_edge(&*attention, ATTENTION)?;
         Ok(Self {

@@ -5,12 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use virtio_kit::device::{DeviceError, Run, Slots};
 
 use super::event::{Event, EventSet};
+use crate::event_waker::waker;
 use crate::mapping::hits;
 use crate::vhost_user::wire::timespec;
 
@@ -88,7 +90,7 @@ struct Shared {
     state: AtomicU8,
     /// The front-end wants it looked at all the time: there is no event that it writes.
     polled: AtomicBool,
-    /// What the back-end wakes who runs it by.
+    /// What the back-end, and the device, wake who runs it by.
     wake: Event,
     kick: Mutex<Option<Arc<Event>>>,
     call: Mutex<Option<Arc<Event>>>,
@@ -124,6 +126,16 @@ impl QueueEnd {
             hits: AtomicU64::new(hits()),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What the device wakes it by.
+    pub(super) fn waker(&self) -> Result<Waker, Errno> {
+        self.shared
+            .wake
+            .as_fd()
+            .try_clone_to_owned()
+            .map(|fd| waker(Arc::new(fd)))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
     }
 
     /// Its number.

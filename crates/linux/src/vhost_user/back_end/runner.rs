@@ -243,14 +243,19 @@ fn run(queues: &[QueueEnd], events: &EventSet, polling: Polling, stop: &AtomicBo
             idle_since = Instant::now();
             continue;
         }
+        if turn == Turn::Waiting {
+            // Work of which nobody tells when it is done.
+            std::hint::spin_loop();
+            continue;
+        }
         let polled = polling == Polling::Always && queues.iter().any(QueueEnd::is_running);
         if polled || queues.iter().any(QueueEnd::is_polled) || idle_since.elapsed() < window.now() {
             std::hint::spin_loop();
             continue;
         }
         // All of them, also if one cannot.
-        armed = queues.iter().fold(true, |all, queue| queue.arm() && all);
-        if armed {
+        armed = true;
+        if queues.iter().fold(true, |all, queue| queue.arm() && all) {
             let start = Instant::now();
             events.wait(None);
             queues.iter().for_each(|queue| queue.sleep(Some(Duration::ZERO)));
