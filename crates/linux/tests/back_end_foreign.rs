@@ -51,6 +51,7 @@ fn drive(path: &str, image: &Image, queues: usize, rings: VirtioFeatureFlags) {
     const BLOCK: usize = 4096;
     const DEPTH: usize = 16;
     let features = VirtioFeatureFlags::VERSION_1 | rings;
+    eprintln!("{rings:?}");
     let blk = VirtioBlkFeatureFlags::MQ | VirtioBlkFeatureFlags::FLUSH;
     let mut vhost: Box<VirtioBlkTransport> =
         Box::new(VhostUser::new(path, features.bits() | blk.bits()).unwrap());
@@ -60,6 +61,8 @@ fn drive(path: &str, image: &Image, queues: usize, rings: VirtioFeatureFlags) {
     let (fd, data) = shared(queues * DEPTH * BLOCK);
     vhost.map_mem_region(data.as_ptr() as usize, data.len(), fd.as_raw_fd(), 0).unwrap();
     for (index, disk) in disks.iter_mut().enumerate() {
+        // Off at first, with an event index.
+        disk.set_used_notif_enabled(true);
         let notifier = vhost.get_submission_notifier(index);
         let completion = vhost.get_completion_fd(index);
         let part = &mut data[index * DEPTH * BLOCK..(index + 1) * DEPTH * BLOCK];

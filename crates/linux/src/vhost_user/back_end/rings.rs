@@ -175,6 +175,7 @@ impl BackEnd {
         let position = match ring.base {
             Base::Left(position) => position,
             Base::Fresh => Position::fresh(packed),
+            Base::Told(0) if packed && self.is_untouched(addrs) => Position::fresh(true),
             Base::Told(num) if packed => packed_position(num),
             Base::Told(num) => self.split_position(num as u16, addrs, size),
         };
@@ -194,10 +195,19 @@ impl BackEnd {
         Ok(())
     }
 
+    /// Whether a packed ring is as its driver made it. Some front-ends say base 0 of it, where the wrap counters
+    /// should be 1. At 0 with wrap counters of 0 the first descriptor is of the lap before: it has at least one
+    /// lap bit set.
+    fn is_untouched(&self, addrs: RingAddrs) -> bool {
+        use virtio_kit_spec::packed::{DESC_AVAIL, DESC_USED};
+        let flags = self.session.regions.ring_word(addrs.desc.saturating_add(14));
+        flags.is_some_and(|flags| flags & (DESC_AVAIL | DESC_USED) == 0)
+    }
+
     /// A split ring goes on at its base. What was used is what the ring says, as long as the two make sense
     /// together: a back-end before may have left chains behind, which nobody will ever use.
     fn split_position(&self, base: u16, addrs: RingAddrs, size: u16) -> Position {
-        let index = addrs.device + virtio_kit_spec::split::USED_IDX as u64;
+        let index = addrs.device.saturating_add(virtio_kit_spec::split::USED_IDX as u64);
         let used = self.session.regions.ring_word(index).unwrap_or(base);
         let used = if base.wrapping_sub(used) <= size { used } else { base };
         Position { next: base, used, ..Position::fresh(false) }
