@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// Use a block device
     #[command(subcommand)]
     Blk(BlkCommand),
+    /// Serve devices to other processes over vhost-user
+    #[command(subcommand)]
+    Serve(crate::serve::ServeCommand),
 }
 
 #[derive(Debug, Args)]

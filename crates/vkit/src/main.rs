@@ -7,6 +7,7 @@ mod demo;
 mod failure;
 mod info;
 mod output;
+mod serve;
 mod target;
 mod units;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Blk(command) => blk::run(&command),
+        Command::Serve(command) => serve::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,12 +4,12 @@ use super::counters::Counters;
 use super::error::{OpenError, OpenErrorKind};
 use super::slot::Bounce;
 use super::uring::{UringStorage, new_ring};
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, ioctl_blksszget};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +43,9 @@ impl Default for Options {
 /// All queues write through one open file, so a flush on any of them covers what all of them have completed.
 /// Once a flush has failed, all later ones fail: the kernel forgets what it could not write, so a flush that
 /// succeeded after that would mean nothing.
-#[derive(Debug)]
+///
+/// Clones are the same open file.
+#[derive(Clone, Debug)]
 pub struct FileBackend {
     shared: Arc<Shared>,
 }
@@ -73,6 +75,21 @@ impl FileBackend {
     /// What has passed between all its queues and the kernel.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
+    }
+
+    /// Its length in bytes at this moment, in whole blocks: for [`Resizer`](virtio_kit_devices::blk::Resizer)
+    /// when somebody has made it longer.
+    pub fn measure(&self) -> io::Result<u64> {
+        let len = (&self.shared.file).seek(SeekFrom::End(0))?;
+        Ok(len - len % u64::from(self.shared.block))
+    }
+
+    /// Makes durable what all queues have completed. Fails, as every flush does, once any of it was lost.
+    pub fn sync(&self) -> io::Result<()> {
+        if self.shared.sync_failed.load(Relaxed) {
+            return Err(io::Error::from(Errno::IO));
+        }
+        self.shared.file.sync_data()
     }
 
     /// The way of one queue.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use tracing::{Span, debug_span, info, warn};
+use tracing::{Span, error_span, info, warn};
 
 use super::control::BackEnd;
 use super::event::{Event, EventSet};
@@ -102,7 +102,7 @@ impl Runner {
             Threads::PerQueue => queues.iter().map(|queue| vec![queue.clone()]).collect(),
             Threads::One => vec![queues.clone()],
         };
-        let span = debug_span!("device", name);
+        let span = error_span!("device", name);
         let mut runner = Self { stop, queues, control: None, workers: Vec::new() };
         for (number, group) in groups.into_iter().enumerate() {
             let (stop, span) = (runner.stop.clone(), span.clone());
