@@ -27,13 +27,16 @@
 
 mod machine;
 mod serve;
+mod witness;
 
 pub use machine::{Machine, QueueState, Slots};
 pub use serve::{Run, Service, Serving, Stopped, Submitted, Worker};
 pub use virtio_kit_ring::device::{
-    BadChain, Chain, Config as QueueConfig, NewError, Position, Queue, RingAddrs, Segment, Segments,
+    Again, BadChain, Chain, Config as QueueConfig, NewError, Position, Queue, Raw, RingAddrs, Segment,
+    Segments,
 };
 pub use virtio_kit_ring::mem::{Memory, OutOfBounds, Region};
+pub use witness::Witness;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

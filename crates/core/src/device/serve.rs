@@ -1,8 +1,8 @@
 //! Serving a queue: submit and poll.
 
-use super::DeviceError;
+use super::{DeviceError, Witness};
 use alloc::boxed::Box;
-use virtio_kit_ring::device::{Chain, NewError, Position, Queue, RingAddrs};
+use virtio_kit_ring::device::{BadChain, Chain, NewError, Position, Queue, RingAddrs};
 use virtio_kit_ring::mem::Memory;
 
 /// What became of a submitted chain.
@@ -97,6 +97,10 @@ pub trait Worker: Send {
     /// Whether chains in flight still use a set of regions that was replaced.
     fn uses_old_memory(&self) -> bool;
 
+    /// Has somebody see every chain from now on: before the first run. Chains that their record has from a former
+    /// queue are begun again.
+    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError>;
+
     /// Ends the work in flight and stops the queue.
     fn stop(self: Box<Self>) -> Stopped;
 }
@@ -119,26 +123,71 @@ const FRUITLESS: u32 = 100;
 pub struct Serving<S> {
     queue: Queue,
     service: S,
+    witness: Option<Box<dyn Witness>>,
 }
 
 impl<S: Service> Serving<S> {
     /// Serves `queue` with `service`.
     pub fn new(queue: Queue, service: S) -> Self {
-        Self { queue, service }
+        Self { queue, service, witness: None }
     }
 
     fn complete(&mut self, chain: Chain) -> Result<(), DeviceError> {
+        if let Some(witness) = &mut self.witness {
+            witness.completed(&self.queue, &chain);
+        }
         self.queue.complete(chain).map_err(|_| DeviceError::Backend("a chain came back to the wrong queue"))
     }
 }
 
 impl<S: Service> Serving<S> {
+    #[inline(always)]
+    fn take(&mut self) -> Result<Option<Chain>, BadChain> {
+        let Some(witness) = &mut self.witness else { return self.queue.take() };
+        let before = self.queue.position();
+        let taken = self.queue.take()?;
+        if let Some(chain) = &taken {
+            witness.taken(&self.queue, chain, before);
+        }
+        Ok(taken)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        let Some(witness) = &mut self.witness else { return self.queue.publish() };
+        let position = self.queue.settle();
+        witness.publishing(&self.queue, position);
+        let notify = self.queue.publish();
+        witness.published();
+        notify
+    }
+
+    /// Begins the chains again that a former queue left behind.
+    fn resume(&mut self) -> Result<(), DeviceError> {
+        while let Some(witness) = &mut self.witness
+            && let Some(chain) = witness.again(&mut self.queue)?
+        {
+            // It may hold fewer than the service before did.
+            while self.service.pending() >= self.service.capacity() {
+                self.service.flush()?;
+                self.service.wait()?;
+                while let Some(chain) = self.service.poll() {
+                    self.complete(chain)?;
+                }
+            }
+            if let Submitted::Done(chain) = self.service.submit(chain) {
+                self.complete(chain)?;
+            }
+        }
+        self.service.flush()
+    }
+
     fn work(&mut self) -> Result<Run, DeviceError> {
         let mut run = Run::default();
         let limit = usize::from(self.queue.config().size);
         let mut broken = None;
         while run.taken < limit && self.service.pending() < self.service.capacity() {
-            match self.queue.take() {
+            match self.take() {
                 Ok(Some(chain)) => {
                     run.taken += 1;
                     if let Submitted::Done(chain) = self.service.submit(chain) {
@@ -160,7 +209,7 @@ impl<S: Service> Serving<S> {
             run.completed += 1;
         }
         run.pending = self.service.pending().saturating_sub(self.service.waiting());
-        run.notify = self.queue.publish();
+        run.notify = self.publish();
         match broken {
             Some(error) => Err(error.into()),
             None => Ok(run),
@@ -170,6 +219,9 @@ impl<S: Service> Serving<S> {
     /// Returns to the ring what the service has not begun.
     fn withdraw(&mut self) {
         while let Some(chain) = self.service.withdraw() {
+            if let Some(witness) = &mut self.witness {
+                witness.put_back(&self.queue, &chain);
+            }
             // A broken queue takes nothing back, and a service may be wrong about what is newest: the driver
             // gets its buffers all the same.
             if let Err(chain) = self.queue.put_back(chain)
@@ -214,6 +266,11 @@ impl<S: Service> Worker for Serving<S> {
         self.queue.uses_old_memory()
     }
 
+    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError> {
+        self.witness = Some(witness);
+        self.resume()
+    }
+
     fn stop(mut self: Box<Self>) -> Stopped {
         self.withdraw();
         let mut fruitless = 0;
@@ -230,7 +287,7 @@ impl<S: Service> Worker for Serving<S> {
                 }
             }
         }
-        let notify = self.queue.publish();
+        let notify = self.publish();
         let (position, in_flight) = self.queue.stop();
         Stopped { position, notify, in_flight }
     }

@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use super::error::{OpenError, OpenErrorKind};
+use super::lock::{Held, Lock};
 use super::slot::Bounce;
 use super::uring::{UringStorage, new_ring};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use virtio_kit::device::DeviceError;
 use virtio_kit_devices::blk::{Backend, Storage};
@@ -50,10 +51,14 @@ pub struct FileBackend {
     shared: Arc<Shared>,
 }
 
+/// How long a queue that starts waits for whoever used the file before.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
 /// What the queues of a file have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) file: File,
+    pub(super) path: PathBuf,
     pub(super) len: u64,
     /// Block size in bytes; with `direct`, also what memory must be aligned to.
     pub(super) block: u32,
@@ -63,6 +68,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     /// How long to wait for the kernel.
     pub(super) limit: Duration,
+    pub(super) lock: Lock,
 }
 
 impl FileBackend {
@@ -92,23 +98,50 @@ impl FileBackend {
         self.shared.file.sync_data()
     }
 
-    /// The way of one queue.
+    /// Whether somebody else writes to it, or reads it while this is to write: waits so long for them to end. A queue
+    /// that starts looks again.
+    pub fn check_unused(&self, limit: Duration) -> Result<(), OpenError> {
+        let held = Held::take(&self.shared, limit);
+        held.map(drop).map_err(|error| match error {
+            Errno::AGAIN | Errno::ACCESS => OpenError::new(&self.shared.path, OpenErrorKind::InUse),
+            other => OpenError::new(&self.shared.path, OpenErrorKind::Os(other.raw_os_error())),
+        })
+    }
+
+    /// The way of one queue. While there is any, nobody else gets to write to the file: see
+    /// [`check_unused`](Self::check_unused). What a killed process has left to the kernel is waited for.
     pub fn queue(&self) -> Result<UringStorage, DeviceError> {
-        UringStorage::new(self.shared.clone())
+        let held = Held::take(&self.shared, LOCK_LIMIT).map_err(|error| match error {
+            Errno::AGAIN | Errno::ACCESS => DeviceError::Backend("somebody else has the image in use"),
+            other => DeviceError::Os(other.raw_os_error()),
+        })?;
+        UringStorage::new(self.shared.clone(), held)
     }
 
     /// Anything that is open, with a limit on waiting: for tests of what a storage does when the kernel
     /// does not answer.
     #[cfg(test)]
     pub(super) fn of_file(file: File, len: u64, limit: Duration) -> Self {
-        Self { shared: Arc::new(Shared { limit, ..Shared::new(file, len, 512, Options::default()) }) }
+        let shared = Shared::new(file, PathBuf::new(), len, 512, Options::default());
+        // A pipe cannot be locked.
+        Self { shared: Arc::new(Shared { limit, lock: Lock::without(), ..shared }) }
     }
 }
 
 impl Shared {
-    fn new(file: File, len: u64, block: u32, options: Options) -> Self {
+    fn new(file: File, path: PathBuf, len: u64, block: u32, options: Options) -> Self {
         let (sync_failed, counters) = (AtomicBool::new(false), Arc::default());
-        Self { file, len, block, options, sync_failed, counters, limit: Duration::from_secs(30) }
+        Self {
+            file,
+            path,
+            len,
+            block,
+            options,
+            sync_failed,
+            counters,
+            limit: Duration::from_secs(30),
+            lock: Lock::default(),
+        }
     }
 }
 
@@ -144,7 +177,7 @@ fn open(path: &Path, mut options: Options) -> Result<FileBackend, OpenErrorKind>
         options.discard = fallocate(&file, punch, len, 4096).is_ok();
     }
     new_ring(&file, 1).map_err(|error| OpenErrorKind::NoUring(error.raw_os_error().unwrap_or(0)))?;
-    Ok(FileBackend { shared: Arc::new(Shared::new(file, len, block, options)) })
+    Ok(FileBackend { shared: Arc::new(Shared::new(file, path.into(), len, block, options)) })
 }
 
 /// Whether it is a block device; otherwise it is a regular file.

@@ -2,6 +2,7 @@
 
 use super::file::Shared;
 use super::job::{Job, Lacks, Next};
+use super::lock::Held;
 use super::slot::Slot;
 use crate::event_waker::event_of;
 use core::fmt;
@@ -37,6 +38,8 @@ pub struct UringStorage {
     in_kernel: usize,
     /// The kernel wakes who runs the queue.
     wakes: bool,
+    /// Given up when nothing is in the kernel any more.
+    held: ManuallyDrop<Held>,
 }
 
 /// The requests in progress: their index is what the kernel knows them by.
@@ -70,7 +73,7 @@ fn push(queue: &mut SubmissionQueue<'_>, operation: &Entry) -> Result<(), PushEr
 }
 
 impl UringStorage {
-    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, DeviceError> {
+    pub(super) fn new(shared: Arc<Shared>, held: Held) -> Result<Self, DeviceError> {
         let depth = shared.options.depth;
         let ring = new_ring(&shared.file, depth).map_err(|error| os_error(&error))?;
         let jobs = Jobs {
@@ -80,7 +83,13 @@ impl UringStorage {
             ready: VecDeque::with_capacity(depth.into()),
             lacks: Lacks::default(),
         };
-        Ok(Self { ring: ManuallyDrop::new(ring), jobs: ManuallyDrop::new(jobs), in_kernel: 0, wakes: false })
+        Ok(Self {
+            ring: ManuallyDrop::new(ring),
+            jobs: ManuallyDrop::new(jobs),
+            in_kernel: 0,
+            wakes: false,
+            held: ManuallyDrop::new(held),
+        })
     }
 
     /// Hands over what is queued and, given a time, waits that long for a result. One system call.
@@ -271,17 +280,18 @@ impl Drop for UringStorage {
         let deadline = self.deadline();
         while self.in_kernel > 0 {
             if !self.wait_for_result(deadline).unwrap_or(false) {
-                // Leaked, ring, buffers and chains.
+                // Leaked, ring, buffers and chains, and the lock.
                 return;
             }
             let count = self.ring.completion().count();
             self.in_kernel -= count;
             self.jobs.shared.counters.taken(count);
         }
-        // SAFETY: the kernel uses neither any more, and nothing uses them after this.
+        // SAFETY: the kernel uses none of them any more, and nothing uses them after this.
         unsafe {
             ManuallyDrop::drop(&mut self.ring);
             ManuallyDrop::drop(&mut self.jobs);
+            ManuallyDrop::drop(&mut self.held);
         }
     }
 }

@@ -135,6 +135,7 @@ macro_rules! with_ring {
 
 // Here, since it uses the macro.
 mod put_back;
+mod take_again;
 
 // SAFETY: areas and slots point into memory that the queue owns or keeps mapped.
 unsafe impl Send for Queue {}

@@ -5,8 +5,12 @@ use crate::failure::{Failure, Result, reason};
 use crate::units;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use virtio_kit_devices::blk::{Blk, NullBackend};
 use virtio_kit_linux::storage::{self, FileBackend};
+
+/// How long to wait for who used an image before: what a killed server has left to the kernel.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(crate) struct BlkArgs {
@@ -77,6 +81,7 @@ impl BlkArgs {
             ..storage::Options::default()
         };
         let backend = FileBackend::open(image, options).map_err(Failure::new)?;
+        backend.check_unused(PATIENCE).map_err(Failure::new)?;
         let device = Blk::new(backend.clone(), self.queues);
         let (resizer, measured) = (device.resizer(), backend.clone());
         let mut len = measured.measure().unwrap_or(0);

@@ -12,11 +12,13 @@ use virtio_kit_spec::{DeviceId, Features, Status};
 
 use super::error::{Ended, Refusal};
 use super::event::{Event, EventSet};
+use super::log::Log;
 use super::memory::{Regions, Views};
 use super::options::{IMPLEMENTED, Options, RING_FEATURES};
 use super::queue::QueueEnd;
+use super::record::RecordMemory;
 use super::rings::Ring;
-use crate::mapping::hits;
+use crate::mapping::{Mapping, hits};
 use crate::vhost_user::codec::{
     BackendRequest, Channel, F_PROTOCOL_FEATURES, MessageId, ProtocolFeatures, Received, Reply, ReplyKind,
     ReplyRules, Request, RequestDecoder,
@@ -67,6 +69,11 @@ pub(super) struct Session {
     pub(super) rings: Vec<Ring>,
     /// Where this end's own requests go.
     pub(super) channel: Option<UnixStream>,
+    /// Where what is in flight is recorded.
+    pub(super) record: Option<RecordMemory>,
+    pub(super) log: Arc<Log>,
+    pub(super) log_map: Option<Mapping>,
+    pub(super) log_event: Option<Arc<Event>>,
 }
 
 impl BackEnd {
@@ -179,7 +186,9 @@ impl BackEnd {
         let now = hits();
         if now != self.hits {
             self.hits = now;
-            if self.session.regions.are_cut_short() {
+            let record = self.session.record.as_ref().is_some_and(RecordMemory::is_cut_short);
+            let log = self.session.log_map.as_ref().is_some_and(Mapping::is_cut_short);
+            if record || log || self.session.regions.are_cut_short() {
                 return Err(Ended::CutShort);
             }
         }

@@ -7,6 +7,7 @@ use virtio_kit::device::{DeviceError, NewError};
 use virtio_kit_ring::mem::MemoryError;
 use virtio_kit_spec::Features;
 
+use super::record::BadRecord;
 use crate::mapping::MapError;
 use crate::vhost_user::codec::{self, MessageId, ProtocolFeatures};
 
@@ -26,8 +27,8 @@ pub enum Refusal {
     NotOffered(u64),
     /// The features do not work: VERSION_1 is missing, or what one of them requires.
     Features(Features),
-    /// Features cannot change while queues run.
-    FeaturesInUse,
+    /// It cannot change while queues run.
+    InUse,
     /// Protocol features that were not offered, or that lack what they require.
     ProtocolFeatures(ProtocolFeatures),
     /// The request belongs to a protocol feature that was not agreed on, or is not known.
@@ -44,6 +45,8 @@ pub enum Refusal {
     MemoryInUse,
     /// A ring is not in the memory any more.
     Ring(NewError),
+    /// What was in flight when another back-end died cannot be told.
+    Record(BadRecord),
     /// Configuration that is not there or cannot be written.
     Config {
         /// First byte.
@@ -70,17 +73,18 @@ impl fmt::Display for Refusal {
             Self::Features(features) => {
                 write!(f, "features {:#x} do not work: a legacy driver, or a dependency", features.low())
             }
-            Self::FeaturesInUse => f.write_str("features cannot change while queues run"),
+            Self::InUse => f.write_str("this cannot change while queues run"),
             Self::ProtocolFeatures(bits) => {
                 write!(f, "protocol features {:#x} were not offered or lack others", bits.bits())
             }
             Self::NotNegotiated => f.write_str("not known, or not agreed on"),
-            Self::Map(error) => write!(f, "a memory region {error}"),
+            Self::Map(error) => write!(f, "shared memory: {error}"),
             Self::Regions(error) => error.fmt(f),
             Self::NoRegion => f.write_str("there is no such memory region"),
             Self::TooManyRegions => f.write_str("no slot is free for another memory region"),
             Self::MemoryInUse => f.write_str("requests in flight do not let go of the memory"),
             Self::Ring(error) => error.fmt(f),
+            Self::Record(error) => error.fmt(f),
             Self::Config { offset, size } => {
                 write!(f, "{size} bytes at {offset} of the configuration cannot be read or written")
             }
@@ -98,6 +102,12 @@ impl std::error::Error for Refusal {}
 impl From<MapError> for Refusal {
     fn from(error: MapError) -> Self {
         Self::Map(error)
+    }
+}
+
+impl From<BadRecord> for Refusal {
+    fn from(error: BadRecord) -> Self {
+        Self::Record(error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The front-end's memory: its regions, mapped, in both of the address spaces that messages use.
 
-use virtio_kit_ring::mem::{Memory, Region};
+use virtio_kit_ring::mem::{Memory, Region, RegionMemory};
 
 use super::error::Refusal;
 use crate::mapping::{MapError, Mapping};
@@ -62,6 +62,22 @@ impl Regions {
     /// Whether the file behind any region was cut short.
     pub(super) fn are_cut_short(&self) -> bool {
         self.all.iter().any(|slot| slot.mapping.is_cut_short())
+    }
+
+    /// The guest address of what is mapped here at `host`.
+    pub(super) fn guest_addr_of(&self, host: usize) -> Option<u64> {
+        self.all.iter().find_map(|slot| {
+            let offset = host.checked_sub(slot.mapping.base().addr().get())? as u64;
+            (offset < slot.region.size).then(|| slot.region.guest_addr + offset)
+        })
+    }
+
+    /// The guest address of what the front-end has at an address of its own.
+    pub(super) fn guest_addr_of_user(&self, user_addr: u64) -> Option<u64> {
+        self.all.iter().find_map(|slot| {
+            let offset = user_addr.checked_sub(slot.region.user_addr)?;
+            (offset < slot.region.size).then(|| slot.region.guest_addr + offset)
+        })
     }
 
     /// A 16-bit word of a ring, at one of the front-end's own addresses.

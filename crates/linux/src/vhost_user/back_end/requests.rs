@@ -1,14 +1,19 @@
 //! What each request does.
 
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use virtio_kit_spec::{Features, Status};
+use virtio_kit_spec::{F, Features, Status};
 
 use super::control::BackEnd;
 use super::error::Refusal;
+use super::event::Event;
 use super::memory::Regions;
+use super::record::{self, RecordMemory};
+use crate::mapping::Mapping;
 use crate::vhost_user::codec::{
-    ConfigSpace, F_PROTOCOL_FEATURES, MAX_CONFIG_SIZE, MemoryRegion, ProtocolFeatures as P, Reply, Request,
+    ConfigSpace, F_LOG_ALL, F_PROTOCOL_FEATURES, Inflight, LogBase, MAX_CONFIG_SIZE, MemoryRegion,
+    ProtocolFeatures as P, Reply, Request,
 };
 
 type Outcome = Result<Option<Reply>, Refusal>;
@@ -66,6 +71,20 @@ impl BackEnd {
                 self.set_regions(regions)?;
             }
             Request::RemMemReg(region) => self.remove_region(&region)?,
+            Request::GetInflightFd(wish) => return self.make_record(&wish),
+            Request::SetInflightFd(description, fd) => {
+                self.agreed(P::INFLIGHT_SHMFD)?;
+                if self.is_running() {
+                    return Err(Refusal::InUse);
+                }
+                self.session.record = Some(RecordMemory::new(description, fd)?);
+            }
+            Request::SetLogBase(base) => self.set_log(base)?,
+            Request::SetLogFd(fd) => {
+                let event = Event::of(fd).map_err(|error| Refusal::Event(error.raw_os_error()))?;
+                self.session.log_event = Some(Arc::new(event));
+                self.log_changed();
+            }
             Request::SetVringNum(state) => self.set_ring_size(state)?,
             Request::SetVringBase(state) => self.set_ring_base(state)?,
             Request::SetVringAddr(addr) => self.set_ring_addr(&addr)?,
@@ -85,7 +104,8 @@ impl BackEnd {
     }
 
     fn offered_bits(&self) -> u64 {
-        self.machine.offered().low() | F_PROTOCOL_FEATURES
+        let log = if self.options.protocol.contains(P::LOG_SHMFD) { F_LOG_ALL } else { 0 };
+        self.machine.offered().low() | F_PROTOCOL_FEATURES | log
     }
 
     fn set_features(&mut self, bits: u64) -> Result<(), Refusal> {
@@ -93,11 +113,11 @@ impl BackEnd {
         if foreign != 0 {
             return Err(Refusal::NotOffered(foreign));
         }
-        let wanted = Features::from_low(bits & !F_PROTOCOL_FEATURES);
+        let wanted = Features::from_low(bits & !(F_PROTOCOL_FEATURES | F_LOG_ALL));
         let same = self.machine.status().contains(Status::FEATURES_OK) && self.machine.accepted() == wanted;
         if !same {
             if self.is_running() {
-                return Err(Refusal::FeaturesInUse);
+                return Err(Refusal::InUse);
             }
             self.reset_machine()?;
             self.machine.set_status(Status::ACKNOWLEDGE | Status::DRIVER)?;
@@ -108,6 +128,7 @@ impl BackEnd {
             }
         }
         self.session.features = Some(bits);
+        self.log_changed();
         self.settle_all()
     }
 
@@ -146,6 +167,8 @@ impl BackEnd {
         self.reset_machine()?;
         self.session.features = None;
         self.session.status = Status::RESET;
+        // What it had was of the device's life before.
+        self.session.record = None;
         self.session.rings.iter_mut().for_each(|ring| ring.reset());
         Ok(())
     }
@@ -179,6 +202,41 @@ impl BackEnd {
             return Ok(());
         }
         Err(Refusal::Config { offset: *offset, size: data.len() as u32 })
+    }
+
+    fn make_record(&mut self, wish: &Inflight) -> Outcome {
+        self.agreed(P::INFLIGHT_SHMFD)?;
+        let Inflight { num_queues, queue_size, .. } = *wish;
+        if queue_size == 0 || queue_size > self.options.max_queue_size {
+            return Err(Refusal::QueueSize(queue_size.into()));
+        }
+        if usize::from(num_queues) > self.queues.len() || num_queues == 0 {
+            return Err(Refusal::NoQueue(num_queues.into()));
+        }
+        let packed = self.machine.accepted().contains(F::RING_PACKED);
+        let made = record::make(wish, packed).map_err(|error| Refusal::Map(error.into()))?;
+        Ok(Some(Reply::Inflight(made.0, Some(made.1))))
+    }
+
+    fn set_log(&mut self, base: LogBase) -> Result<(), Refusal> {
+        self.agreed(P::LOG_SHMFD)?;
+        let LogBase::Area { size, offset, fd: Some(fd) } = base else { return Err(Refusal::NotNegotiated) };
+        self.session.log_map = Some(Mapping::new(fd, offset, size)?);
+        self.log_changed();
+        Ok(())
+    }
+
+    /// Lets queues know of another log, or of none. No queue writes to the one before after this.
+    pub(super) fn log_changed(&mut self) {
+        let session = &self.session;
+        let wanted = session.features.is_some_and(|bits| bits & F_LOG_ALL != 0);
+        let map = session.log_map.clone().filter(|_| wanted);
+        session.log.set(map, session.log_event.clone(), &session.regions);
+        for (slot, queue) in self.slots.iter().zip(&self.queues) {
+            // Whoever runs it has looked after this.
+            drop(slot.lock());
+            queue.wake();
+        }
     }
 
     fn remove_region(&mut self, region: &MemoryRegion) -> Result<(), Refusal> {

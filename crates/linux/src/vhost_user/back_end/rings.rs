@@ -4,13 +4,18 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use virtio_kit::device::{NewError, Position, QueueState, RingAddrs};
-use virtio_kit_spec::{F, Status};
+use virtio_kit_spec::{F, Status, packed, split};
 
 use super::control::BackEnd;
 use super::error::Refusal;
 use super::event::Event;
+use super::log::{Marker, RingArea};
 use super::memory::{Regions, Views};
-use crate::vhost_user::codec::{PackedBase, Reply, VringAddr, VringFd, VringState};
+use super::record::{PackedRecord, Record, SplitRecord};
+use super::witness::Keeper;
+use crate::vhost_user::codec::{
+    PackedBase, ProtocolFeatures, Reply, VRING_F_LOG, VringAddr, VringFd, VringState,
+};
 
 /// How long chains may hold on to memory that is changed.
 const LET_GO: Duration = Duration::from_secs(10);
@@ -20,6 +25,8 @@ const LET_GO: Duration = Duration::from_secs(10);
 pub(super) struct Ring {
     size: u16,
     addrs: Option<RingAddrs>,
+    /// Where writes to the used ring are to be logged.
+    log: Option<u64>,
     base: Base,
     /// There is a kick event, or the ring is to be polled.
     has_kick: bool,
@@ -90,11 +97,12 @@ impl BackEnd {
     }
 
     pub(super) fn set_ring_addr(&mut self, addr: &VringAddr) -> Result<(), Refusal> {
-        let VringAddr { index, descriptor: desc, used: device, available: driver, .. } = *addr;
+        let VringAddr { index, flags, descriptor: desc, used: device, available: driver, log } = *addr;
         let addrs = RingAddrs { desc, driver, device };
         let ring = self.ring(index)?;
         let moved = ring.running && ring.addrs != Some(addrs);
         ring.addrs = Some(addrs);
+        ring.log = (flags & VRING_F_LOG != 0).then_some(log);
         if moved {
             return self.move_ring(index as usize);
         }
@@ -183,8 +191,16 @@ impl BackEnd {
         if !self.machine.status().contains(Status::DRIVER_OK) {
             self.machine.set_status(self.machine.status() | Status::DRIVER_OK)?;
         }
+        let (keeper, position) = self.keeper(index, position)?;
         let state = QueueState { size, addrs, position: Some(position), enabled: true };
-        if let Err(error) = self.machine.enable_queue(index as u16, state) {
+        let enabled = self.machine.enable_queue(index as u16, state).and_then(|()| {
+            let mut slot = self.slots[index].lock();
+            match (slot.as_mut(), keeper) {
+                (Some(worker), Some(keeper)) => worker.attach_witness(Box::new(keeper)),
+                _ => Ok(()),
+            }
+        });
+        if let Err(error) = enabled {
             // It is not enabled, after all.
             self.machine.reset_queue(index as u16);
             return Err(error.into());
@@ -195,11 +211,56 @@ impl BackEnd {
         Ok(())
     }
 
+    /// Who keeps what has to be kept of a queue, if anything; and where the record of it says to go on, if there is
+    /// one: for a packed ring nobody else can tell.
+    fn keeper(&self, index: usize, base: Position) -> Result<(Option<Keeper>, Position), Refusal> {
+        let ring = &self.session.rings[index];
+        let (size, packed) = (ring.size, self.is_packed());
+        let addrs = ring.addrs.unwrap_or_default();
+        let in_order = self.machine.accepted().contains(F::IN_ORDER);
+        let regions = &self.session.regions;
+        let mut position = base;
+        let part = match &self.session.record {
+            Some(memory) => memory.queue(index as u16, size, packed)?,
+            None => None,
+        };
+        let record = match part {
+            None => None,
+            Some(part) if packed => {
+                let flags = |at: u16| regions.ring_word(addrs.desc.checked_add(u64::from(at) * 16 + 14)?);
+                let (record, at) = PackedRecord::open(part, size, in_order, base, flags)?;
+                position = at;
+                Some(Record::Packed(Box::new(record)))
+            }
+            Some(part) => {
+                let used = regions.ring_word(addrs.device.saturating_add(split::USED_IDX as u64));
+                let (record, at) = SplitRecord::open(part, size, in_order, used.unwrap_or(base.used), base)?;
+                position = at;
+                Some(Record::Split(record))
+            }
+        };
+        let marker = self.session.protocol.contains(ProtocolFeatures::LOG_SHMFD).then(|| {
+            let area = |user: u64, len: usize| {
+                regions.guest_addr_of_user(user).map_or((0, 0), |addr| (addr, len as u64))
+            };
+            let parts = if packed {
+                [area(addrs.desc, packed::desc_size(size)), area(addrs.device, packed::EVENT_SIZE)]
+            } else {
+                let len = split::device_size(size);
+                // The front-end may want the ring logged where it has it itself.
+                [area(addrs.device, len), ring.log.map_or((0, 0), |addr| (addr, len as u64))]
+            };
+            Marker::new(self.session.log.clone(), RingArea { parts })
+        });
+        let keeper = (record.is_some() || marker.is_some()).then_some(Keeper { record, marker });
+        Ok((keeper, position))
+    }
+
     /// Whether a packed ring is as its driver made it. Some front-ends say base 0 of it, where the wrap counters
     /// should be 1. At 0 with wrap counters of 0 the first descriptor is of the lap before: it has at least one
     /// lap bit set.
     fn is_untouched(&self, addrs: RingAddrs) -> bool {
-        use virtio_kit_spec::packed::{DESC_AVAIL, DESC_USED};
+        use packed::{DESC_AVAIL, DESC_USED};
         let flags = self.session.regions.ring_word(addrs.desc.saturating_add(14));
         flags.is_some_and(|flags| flags & (DESC_AVAIL | DESC_USED) == 0)
     }
@@ -207,7 +268,7 @@ impl BackEnd {
     /// A split ring goes on at its base. What was used is what the ring says, as long as the two make sense
     /// together: a back-end before may have left chains behind, which nobody will ever use.
     fn split_position(&self, base: u16, addrs: RingAddrs, size: u16) -> Position {
-        let index = addrs.device.saturating_add(virtio_kit_spec::split::USED_IDX as u64);
+        let index = addrs.device.saturating_add(split::USED_IDX as u64);
         let used = self.session.regions.ring_word(index).unwrap_or(base);
         let used = if base.wrapping_sub(used) <= size { used } else { base };
         Position { next: base, used, ..Position::fresh(false) }
@@ -248,6 +309,7 @@ impl BackEnd {
         self.machine.set_memory_and_rings(views.guest.clone(), views.user.clone());
         self.session.views = (regions.len() != 0).then_some(views);
         self.session.regions = regions;
+        self.log_changed();
         for index in 0..self.session.rings.len() {
             self.move_ring(index)?;
         }
