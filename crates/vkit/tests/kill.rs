@@ -17,8 +17,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 use virtio_kit::driver::Found;
+use virtio_kit::pci::Address;
 use virtio_kit::{DeviceId, DmaBuf, F, Features};
 use virtio_kit_drivers::blk::{self, BlkQueue, Kind, SubmitErrorKind};
+use virtio_kit_linux::qtest::{self, Machine};
 use virtio_kit_linux::vhost_user::codec::ProtocolFeatures as P;
 use virtio_kit_linux::vhost_user::front_end::{FrontEnd, Options};
 
@@ -203,11 +205,11 @@ fn check(sector: u64, acknowledged: u64, found: &[u8]) {
 }
 
 /// How many requests the dead server's record has in flight: looked for among this process's descriptors.
-fn in_flight(packed: bool, queues: u64, queue_size: u64) -> usize {
+fn in_flight(process: &str, packed: bool, queues: u64, queue_size: u64) -> usize {
     let (header, entry) = if packed { (32, 32) } else { (16, 16) };
     let stride = (header + entry * queue_size).next_multiple_of(64);
     let mut count = 0;
-    for fd in std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok) {
+    for fd in std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().filter_map(Result::ok) {
         let Ok(name) = std::fs::read_link(fd.path()) else { continue };
         if !name.to_string_lossy().contains("vhost-user-inflight") {
             continue;
@@ -224,28 +226,81 @@ fn in_flight(packed: bool, queues: u64, queue_size: u64) -> usize {
         }
         return count;
     }
-    panic!("no record is shared");
+    // QEMU asks for one when its driver starts.
+    0
 }
 
-fn kill_under_load(rings: Features, queues: u64, direct: bool, kills: usize) {
+/// The front-end, and the driver on it.
+enum Via {
+    Own,
+    Qemu(Machine),
+}
+
+impl Via {
+    /// What is opened, with the process that holds the record.
+    fn open(&self, socket: &str, rings: Features, queues: u64) -> (Found, String) {
+        match self {
+            Self::Own => {
+                let options = Options {
+                    arena_len: 16 << 20,
+                    timeout: LIMIT,
+                    reconnect: Some(LIMIT),
+                    queue_size: 128,
+                    features: !(F::RING_PACKED | F::IN_ORDER | F::EVENT_IDX | F::INDIRECT_DESC) | rings,
+                    ..Options::new(DeviceId::BLOCK)
+                };
+                let front = FrontEnd::connect(socket, options).unwrap();
+                assert!(front.protocol_features().contains(P::INFLIGHT_SHMFD));
+                assert_eq!(u64::from(front.queue_count()), queues);
+                (Found::new(Box::new(front)), "self".into())
+            }
+            Self::Qemu(machine) => {
+                let transport = machine.transport_at(Address::new(0, 4, 0)).unwrap();
+                (Found::new(Box::new(transport)), qemu(socket))
+            }
+        }
+    }
+
+    fn qemu(socket: &str, rings: Features, queues: u64) -> Self {
+        let has = |feature| if rings.contains(feature) { "on" } else { "off" };
+        let device = format!(
+            "vhost-user-blk-pci,chardev=c,addr=4,num-queues={queues},queue-size=128,packed={},event_idx={},\
+             indirect_desc={}",
+            has(F::RING_PACKED),
+            has(F::EVENT_IDX),
+            has(F::INDIRECT_DESC)
+        );
+        let options = qtest::Options::default()
+            .argument("-chardev")
+            .argument(format!("socket,id=c,path={socket},reconnect-ms=5"))
+            .virtio(&device);
+        Self::Qemu(Machine::start(&options).unwrap_or_else(|error| panic!("{error}: run ./ci.sh")))
+    }
+}
+
+/// The QEMU that is the front-end of a socket.
+fn qemu(socket: &str) -> String {
+    let is_it = |pid: &String| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("qemu-system") && line.contains(socket)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let mut pids = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    pids.find(is_it).expect("QEMU runs")
+}
+
+fn kill_under_load(qemu: bool, rings: Features, queues: u64, direct: bool, kills: usize) {
     let folder = Folder::new();
     let (socket, image) = (folder.at("s"), folder.empty("disk", 4 << 20));
     let seed = std::env::var("VKIT_SEED").map_or(0x5eed, |seed| seed.parse().unwrap());
-    let context = format!("{queues} queues, direct: {direct}, {rings:?}, VKIT_SEED={seed}");
+    let context = format!("qemu: {qemu}, {queues} queues, direct: {direct}, {rings:?}, VKIT_SEED={seed}");
     println!("{context}");
     let mut server = Server::start(&socket, &image, queues, direct);
-    let options = Options {
-        arena_len: 16 << 20,
-        timeout: LIMIT,
-        reconnect: Some(LIMIT),
-        queue_size: 128,
-        features: !(F::RING_PACKED | F::IN_ORDER | F::EVENT_IDX | F::INDIRECT_DESC) | rings,
-        ..Options::new(DeviceId::BLOCK)
-    };
-    let front = FrontEnd::connect(&socket, options).unwrap();
-    assert!(front.protocol_features().contains(P::INFLIGHT_SHMFD));
+    let via = if qemu { Via::qemu(&socket, rings, queues) } else { Via::Own };
+    let (found, process) = via.open(&socket, rings, queues);
     let of_blk = blk::Options { queues: queues as u16, ..blk::Options::default() };
-    let (opened, device) = blk::open(Found::new(Box::new(front)), &of_blk).unwrap();
+    let (opened, device) = blk::open(found, &of_blk).unwrap();
     let load = Load::default();
     let mut loaded = 0;
     let acknowledged: Vec<Vec<u64>> = std::thread::scope(|scope| {
@@ -269,10 +324,10 @@ fn kill_under_load(rings: Features, queues: u64, direct: bool, kills: usize) {
                 std::thread::yield_now();
             }
             if kill % 5 != 4 {
-                server.hold_when(|| in_flight(rings.contains(F::RING_PACKED), queues, 128) > 0);
+                server.hold_when(|| in_flight(&process, rings.contains(F::RING_PACKED), queues, 128) > 0);
             }
             server.kill();
-            loaded += usize::from(in_flight(rings.contains(F::RING_PACKED), queues, 128) > 0);
+            loaded += usize::from(in_flight(&process, rings.contains(F::RING_PACKED), queues, 128) > 0);
             server = Server::start(&socket, &image, queues, direct);
         }
         load.end.store(true, Release);
@@ -301,14 +356,14 @@ fn kills() -> usize {
 #[test]
 fn a_killed_server_of_split_rings_loses_nothing_and_does_nothing_twice() {
     for (queues, direct) in [(1, false), (1, true), (4, false), (4, true)] {
-        kill_under_load(F::EVENT_IDX | F::INDIRECT_DESC, queues, direct, kills());
+        kill_under_load(false, F::EVENT_IDX | F::INDIRECT_DESC, queues, direct, kills());
     }
 }
 
 #[test]
 fn a_killed_server_of_packed_rings_loses_nothing_and_does_nothing_twice() {
     for (queues, direct) in [(1, false), (1, true), (4, false), (4, true)] {
-        kill_under_load(F::RING_PACKED | F::EVENT_IDX, queues, direct, kills());
+        kill_under_load(false, F::RING_PACKED | F::EVENT_IDX, queues, direct, kills());
     }
 }
 
@@ -316,6 +371,15 @@ fn a_killed_server_of_packed_rings_loses_nothing_and_does_nothing_twice() {
 fn a_killed_server_of_rings_in_order_loses_nothing_and_does_nothing_twice() {
     for rings in [F::IN_ORDER, F::IN_ORDER | F::RING_PACKED, F::IN_ORDER | F::RING_PACKED | F::INDIRECT_DESC]
     {
-        kill_under_load(rings, 1, false, kills());
+        kill_under_load(false, rings, 1, false, kills());
+    }
+}
+
+#[test]
+fn a_killed_server_under_qemu_loses_nothing_and_does_nothing_twice() {
+    for rings in [F::EVENT_IDX | F::INDIRECT_DESC, F::RING_PACKED | F::EVENT_IDX] {
+        for (queues, direct) in [(1, false), (1, true), (4, false), (4, true)] {
+            kill_under_load(true, rings, queues, direct, kills());
+        }
     }
 }
