@@ -7,6 +7,7 @@ sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 
 ./install-qemu.sh
+./install-guest.sh
 
 if ! command -v valgrind >/dev/null; then
     $sudo apt-get update -qq

@@ -16,6 +16,9 @@ use rustix::io::Errno;
 /// How long to wait between two tries.
 const RETRY: Duration = Duration::from_millis(2);
 
+/// A wait that is worth a line of the log.
+const NOTABLE: Duration = Duration::from_millis(100);
+
 /// The lock of a file that several queues share.
 #[derive(Debug, Default)]
 pub(super) struct Lock {
@@ -43,10 +46,16 @@ impl Held {
         let mut holders = shared.lock.holders.lock().unwrap_or_else(PoisonError::into_inner);
         if *holders == 0 {
             let kind = if shared.options.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-            let deadline = Instant::now() + limit;
+            let start = Instant::now();
+            let deadline = start + limit;
             loop {
                 match set(&shared.file, kind) {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        if start.elapsed() > NOTABLE {
+                            tracing::info!("the image was in use by others for {:?}", start.elapsed());
+                        }
+                        break;
+                    }
                     Err(Errno::AGAIN | Errno::ACCESS) if Instant::now() < deadline => {
                         std::thread::sleep(RETRY)
                     }

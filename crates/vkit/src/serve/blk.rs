@@ -10,7 +10,7 @@ use virtio_kit_devices::blk::{Blk, NullBackend};
 use virtio_kit_linux::storage::{self, FileBackend};
 
 /// How long to wait for who used an image before: what a killed server has left to the kernel.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct BlkArgs {
