@@ -119,6 +119,8 @@ impl BackEnd {
             if self.is_running() {
                 return Err(Refusal::InUse);
             }
+            // Nothing runs on features that are refused.
+            self.session.features = None;
             self.reset_machine()?;
             self.machine.set_status(Status::ACKNOWLEDGE | Status::DRIVER)?;
             self.machine.set_accepted(wanted);

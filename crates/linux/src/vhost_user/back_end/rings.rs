@@ -191,6 +191,9 @@ impl BackEnd {
         if !self.machine.status().contains(Status::DRIVER_OK) {
             self.machine.set_status(self.machine.status() | Status::DRIVER_OK)?;
         }
+        if !self.machine.status().contains(Status::DRIVER_OK) {
+            return Err(Refusal::Features(self.machine.accepted()));
+        }
         let (keeper, position) = self.keeper(index, position)?;
         let state = QueueState { size, addrs, position: Some(position), enabled: true };
         let enabled = self.machine.enable_queue(index as u16, state).and_then(|()| {
