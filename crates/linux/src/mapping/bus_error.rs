@@ -15,7 +15,7 @@ pub(super) struct Entry {
     len: AtomicUsize,
     page: AtomicUsize,
     hit: AtomicBool,
-    next: AtomicPtr<Entry>,
+    next: AtomicPtr<Self>,
 }
 
 static FIRST: AtomicPtr<Entry> = AtomicPtr::new(ptr::null_mut());

@@ -9,9 +9,6 @@ use std::time::Duration;
 use virtio_kit_devices::blk::{Blk, NullBackend};
 use virtio_kit_linux::storage::{self, FileBackend};
 
-/// How long to wait for who used an image before: what a killed server has left to the kernel.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 #[derive(Debug, Args)]
 pub(crate) struct BlkArgs {
     #[command(flatten)]
@@ -37,6 +34,9 @@ pub(crate) struct BlkArgs {
     /// Past the page cache of this machine
     #[arg(long)]
     direct: bool,
+    /// How long to wait while others have an image in use: what a killed server has left to the kernel, say
+    #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "10")]
+    wait: Duration,
     /// Give space up that is discarded: punch holes into the file
     #[arg(long)]
     discard: bool,
@@ -81,7 +81,7 @@ impl BlkArgs {
             ..storage::Options::default()
         };
         let backend = FileBackend::open(image, options).map_err(Failure::new)?;
-        backend.check_unused(PATIENCE).map_err(Failure::new)?;
+        backend.check_unused(self.wait).map_err(Failure::new)?;
         let device = Blk::new(backend.clone(), self.queues);
         let (resizer, measured) = (device.resizer(), backend.clone());
         let mut len = measured.measure().unwrap_or(0);

@@ -37,20 +37,15 @@ pub(super) struct Ring {
 }
 
 /// Where a ring goes on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 enum Base {
     /// As the front-end said: what it means depends on the layout.
     Told(u32),
     /// Where it was stopped here.
     Left(Position),
     /// Where a new ring starts.
+    #[default]
     Fresh,
-}
-
-impl Default for Base {
-    fn default() -> Self {
-        Self::Fresh
-    }
 }
 
 impl Ring {

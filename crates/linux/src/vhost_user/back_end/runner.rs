@@ -255,7 +255,7 @@ fn run(queues: &[QueueEnd], events: &EventSet, polling: Polling, stop: &AtomicBo
         }
         // All of them, also if one cannot.
         armed = true;
-        if queues.iter().fold(true, |all, queue| queue.arm() && all) {
+        if queues.iter().filter(|queue| !queue.arm()).count() == 0 {
             let start = Instant::now();
             events.wait(None);
             queues.iter().for_each(|queue| queue.sleep(Some(Duration::ZERO)));
