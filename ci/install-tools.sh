@@ -9,6 +9,7 @@ sudo=""
 ./install-qemu.sh
 ./install-dpdk.sh
 ./install-counterparts.sh
+./install-guest.sh
 
 if ! command -v valgrind >/dev/null; then
     $sudo apt-get update -qq

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use virtio_kit::bus::{Backend, Bus, DeviceState, Event};
-use virtio_kit::device::{Device, DeviceError, Queue, Run, Stopped, Worker};
+use virtio_kit::device::{
+    Device, DeviceError, Memory, NewError, Queue, RingAddrs, Run, Stopped, Witness, Worker,
+};
 use virtio_kit::driver::{Found, GetError};
 use virtio_kit::in_process::{InProcess, Options};
 use virtio_kit::mmio::{MmioBus, MmioTransport};
@@ -149,6 +151,20 @@ impl Worker for FailingWorker {
     }
     fn wait(&mut self) -> Result<(), DeviceError> {
         self.worker.wait()
+    }
+    fn set_memory(
+        &mut self,
+        addrs: RingAddrs,
+        memory: Memory,
+        rings: Option<Memory>,
+    ) -> Result<(), NewError> {
+        self.worker.set_memory(addrs, memory, rings)
+    }
+    fn uses_old_memory(&self) -> bool {
+        self.worker.uses_old_memory()
+    }
+    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError> {
+        self.worker.attach_witness(witness)
     }
     fn stop(self: Box<Self>) -> Stopped {
         self.worker.stop()

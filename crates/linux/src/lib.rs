@@ -4,6 +4,8 @@ pub mod clock;
 pub mod console;
 pub mod entropy;
 pub mod event;
+pub mod event_waker;
+pub mod mapping;
 pub mod process;
 pub mod qtest;
 pub mod shared_memory;

@@ -28,6 +28,9 @@ pub(crate) enum Command {
     Console(ConsoleArgs),
     /// Print random bytes of an entropy device
     Rng(RngArgs),
+    /// Serve devices to other processes over vhost-user
+    #[command(subcommand)]
+    Serve(crate::serve::ServeCommand),
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod failure;
 mod info;
 mod output;
 mod rng;
+mod serve;
 mod target;
 mod units;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Blk(command) => blk::run(&command),
         Command::Console(args) => console::run(&args),
         Command::Rng(args) => rng::run(&args),
+        Command::Serve(command) => serve::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -43,6 +43,10 @@ pub struct Machine {
     pub(super) slots: Slots,
     memory: Option<Memory>,
     legacy: bool,
+    /// Where ring addresses are looked up, if that is another address space.
+    rings: Option<Memory>,
+    /// The transport's own limit, where drivers are not told the device's.
+    max_queue_size: Option<u16>,
 }
 
 impl Machine {
@@ -85,6 +89,8 @@ impl Machine {
             slots: (0..count).map(|_| Mutex::new(None)).collect(),
             memory: None,
             legacy,
+            rings: None,
+            max_queue_size: None,
             device,
         }
     }
@@ -123,7 +129,18 @@ impl Machine {
 
     /// The memory that descriptors refer to, for queues started from now on.
     pub fn set_memory(&mut self, memory: Memory) {
-        self.memory = Some(memory);
+        (self.memory, self.rings) = (Some(memory), None);
+    }
+
+    /// The same, where ring addresses are of another address space than descriptors'.
+    pub fn set_memory_and_rings(&mut self, memory: Memory, rings: Memory) {
+        (self.memory, self.rings) = (Some(memory), Some(rings));
+    }
+
+    /// Accepts queues of up to `size` descriptors instead of the device's maximum: for a transport that cannot
+    /// tell drivers what that is.
+    pub fn set_max_queue_size(&mut self, size: u16) {
+        self.max_queue_size = Some(size);
     }
 
     /// The status field.
@@ -221,7 +238,7 @@ impl Machine {
         };
         let memory = self.memory.clone().ok_or(DeviceError::Setup("no memory"))?;
         let storage = Storage::boxed(state.size, self.device.max_segments(index));
-        Queue::new(config, state.addrs, memory, None, storage).map_err(|error| match error {
+        Queue::new(config, state.addrs, memory, self.rings.clone(), storage).map_err(|error| match error {
             NewError::BadArea { .. } => DeviceError::Setup("a ring area is not in memory"),
             _ => DeviceError::Setup("a queue's size or position is impossible"),
         })
@@ -239,7 +256,7 @@ impl Machine {
         self.queues.fill(QueueState::default());
         self.accepted = Features::EMPTY;
         self.status = Status::RESET;
-        self.memory = None;
+        (self.memory, self.rings) = (None, None);
         in_flight
     }
 
@@ -254,7 +271,10 @@ impl Machine {
 
     /// Most descriptors of queue `index`; 0 if there is none.
     pub fn max_queue_size(&self, index: u16) -> u16 {
-        if index < self.device.queue_count() { self.device.max_queue_size(index) } else { 0 }
+        if index >= self.device.queue_count() {
+            return 0;
+        }
+        self.max_queue_size.unwrap_or_else(|| self.device.max_queue_size(index))
     }
 
     /// The driver enables queue `index`. Its settings are out of the driver's reach from now on, until the

@@ -32,6 +32,7 @@ mod machine;
 mod monitor;
 mod serve;
 mod state;
+mod witness;
 
 pub(crate) use engine::{Engine, Signals};
 pub use machine::{Machine, QueueState, Slots};
@@ -39,9 +40,11 @@ pub use monitor::{DeviceMemory, Monitor, SharedMemory};
 pub use serve::{Run, Service, Serving, Stopped, Submitted, Worker};
 pub use state::{RestoreError, State};
 pub use virtio_kit_ring::device::{
-    BadChain, Chain, Config as QueueConfig, Position, Queue, RingAddrs, Segment, Segments,
+    Again, BadChain, Chain, Config as QueueConfig, NewError, Position, Queue, Raw, RingAddrs, Segment,
+    Segments,
 };
 pub use virtio_kit_ring::mem::{Memory, OutOfBounds, Region};
+pub use witness::Witness;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -1,8 +1,9 @@
 //! Serving a queue: submit and poll.
 
-use super::DeviceError;
+use super::{DeviceError, Witness};
 use alloc::boxed::Box;
-use virtio_kit_ring::device::{Chain, Position, Queue, ServeError, Server};
+use virtio_kit_ring::device::{BadChain, Chain, NewError, Position, Queue, RingAddrs, ServeError, Server};
+use virtio_kit_ring::mem::Memory;
 
 /// What became of a submitted chain.
 #[derive(Debug)]
@@ -89,6 +90,17 @@ pub trait Worker: Send {
     /// Waits, for a bounded time, until pending work is done.
     fn wait(&mut self) -> Result<(), DeviceError>;
 
+    /// Moves the queue to a changed set of regions, as [`Queue::set_memory`] does.
+    fn set_memory(&mut self, addrs: RingAddrs, memory: Memory, rings: Option<Memory>)
+    -> Result<(), NewError>;
+
+    /// Whether chains in flight still use a set of regions that was replaced.
+    fn uses_old_memory(&self) -> bool;
+
+    /// Has somebody see every chain from now on: before the first run. Chains that their record has from a former
+    /// queue are begun again.
+    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError>;
+
     /// Ends the work in flight and stops the queue.
     fn stop(self: Box<Self>) -> Stopped;
 }
@@ -137,25 +149,91 @@ impl<S: Service> Server for Submitting<'_, S> {
 pub struct Serving<S> {
     queue: Queue,
     service: S,
+    witness: Option<Box<dyn Witness>>,
 }
 
 impl<S: Service> Serving<S> {
     /// Serves `queue` with `service`.
     pub fn new(queue: Queue, service: S) -> Self {
-        Self { queue, service }
+        Self { queue, service, witness: None }
     }
 
     fn complete(&mut self, chain: Chain) -> Result<(), DeviceError> {
+        if let Some(witness) = &mut self.witness {
+            witness.completed(&self.queue, &chain);
+        }
         self.queue.complete(chain).map_err(|_| FOREIGN)
     }
 }
 
 impl<S: Service> Serving<S> {
+    #[inline(always)]
+    fn take(&mut self) -> Result<Option<Chain>, BadChain> {
+        let Some(witness) = &mut self.witness else { return self.queue.take() };
+        let before = self.queue.position();
+        let taken = self.queue.take()?;
+        if let Some(chain) = &taken {
+            witness.taken(&self.queue, chain, before);
+        }
+        Ok(taken)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        let Some(witness) = &mut self.witness else { return self.queue.publish() };
+        let position = self.queue.settle();
+        witness.publishing(&self.queue, position);
+        let notify = self.queue.publish();
+        witness.published();
+        notify
+    }
+
+    /// Begins the chains again that a former queue left behind.
+    fn resume(&mut self) -> Result<(), DeviceError> {
+        while let Some(witness) = &mut self.witness
+            && let Some(chain) = witness.again(&mut self.queue)?
+        {
+            // It may hold fewer than the service before did.
+            while self.service.pending() >= self.service.capacity() {
+                self.service.flush()?;
+                self.service.wait()?;
+                while let Some(chain) = self.service.poll() {
+                    self.complete(chain)?;
+                }
+            }
+            if let Submitted::Done(chain) = self.service.submit(chain) {
+                self.complete(chain)?;
+            }
+        }
+        self.service.flush()
+    }
+
+    /// Takes chains one by one, so that each is seen before its work begins. The error that ended it, if any did.
+    fn work_watched(&mut self, run: &mut Run, limit: usize) -> Result<Option<BadChain>, DeviceError> {
+        while run.taken < limit && self.service.pending() < self.service.capacity() {
+            match self.take() {
+                Ok(Some(chain)) => {
+                    run.taken += 1;
+                    if let Submitted::Done(chain) = self.service.submit(chain) {
+                        self.complete(chain)?;
+                        run.completed += 1;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return Ok(Some(error)),
+            }
+        }
+        Ok(None)
+    }
+
     fn work(&mut self) -> Result<Run, DeviceError> {
         let mut run = Run::default();
         let limit = usize::from(self.queue.config().size);
         let mut broken = None;
-        while run.taken < limit {
+        if self.witness.is_some() {
+            broken = self.work_watched(&mut run, limit)?;
+        }
+        while run.taken < limit && broken.is_none() && self.witness.is_none() {
             let submitting = Submitting { service: &mut self.service, done: &mut run.completed };
             match self.queue.serve(limit - run.taken, submitting) {
                 Ok(0) => break,
@@ -174,7 +252,7 @@ impl<S: Service> Serving<S> {
             run.completed += 1;
         }
         run.pending = self.service.pending().saturating_sub(self.service.waiting());
-        run.notify = self.queue.publish();
+        run.notify = self.publish();
         match broken {
             Some(error) => Err(error.into()),
             None => Ok(run),
@@ -184,6 +262,9 @@ impl<S: Service> Serving<S> {
     /// Returns to the ring what the service has not begun.
     fn withdraw(&mut self) {
         while let Some(chain) = self.service.withdraw() {
+            if let Some(witness) = &mut self.witness {
+                witness.put_back(&self.queue, &chain);
+            }
             // A broken queue takes nothing back, and a service may be wrong about what is newest: the driver
             // gets its buffers all the same.
             if let Err(chain) = self.queue.put_back(chain)
@@ -215,6 +296,24 @@ impl<S: Service> Worker for Serving<S> {
         if self.service.pending() == 0 { Ok(()) } else { self.service.wait() }
     }
 
+    fn set_memory(
+        &mut self,
+        addrs: RingAddrs,
+        memory: Memory,
+        rings: Option<Memory>,
+    ) -> Result<(), NewError> {
+        self.queue.set_memory(addrs, memory, rings)
+    }
+
+    fn uses_old_memory(&self) -> bool {
+        self.queue.uses_old_memory()
+    }
+
+    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError> {
+        self.witness = Some(witness);
+        self.resume()
+    }
+
     fn stop(mut self: Box<Self>) -> Stopped {
         self.withdraw();
         let mut fruitless = 0;
@@ -231,7 +330,7 @@ impl<S: Service> Worker for Serving<S> {
                 }
             }
         }
-        let notify = self.queue.publish();
+        let notify = self.publish();
         let (position, in_flight) = self.queue.stop();
         Stopped { position, notify, in_flight }
     }

@@ -15,7 +15,9 @@ pub use storage::{Backend, Finished, Operation, Request, Storage, StorageError};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use config::Limits;
+use core::task::Waker;
 use service::{BlkService, Shared};
 use virtio_kit::device::{self, ConfigNotice, Device, DeviceError, Queue, Serving, Worker};
 use virtio_kit::spec::blk::{Config, F};
@@ -28,13 +30,14 @@ pub struct Blk<B> {
     queues: u16,
     limits: Limits,
     shared: Arc<Shared>,
+    wakers: Vec<Waker>,
 }
 
 impl<B: Backend> Blk<B> {
     /// A device with `queues` request queues.
     pub fn new(backend: B, queues: u16) -> Self {
         let shared = Arc::new(Shared::new(&backend));
-        Self { backend, queues: queues.max(1), limits: Limits::default(), shared }
+        Self { backend, queues: queues.max(1), limits: Limits::default(), shared, wakers: Vec::new() }
     }
 
     /// A handle by which the device's size can be changed while it runs.
@@ -111,8 +114,11 @@ impl<B: Backend> Device for Blk<B> {
         Ok(())
     }
 
-    fn start_queue(&mut self, _: u16, queue: Queue) -> Result<Box<dyn Worker>, DeviceError> {
-        let storage = self.backend.open_queue()?;
+    fn start_queue(&mut self, index: u16, queue: Queue) -> Result<Box<dyn Worker>, DeviceError> {
+        let mut storage = self.backend.open_queue()?;
+        if let Some(waker) = self.wakers.get(usize::from(index)) {
+            storage.attach_waker(waker);
+        }
         Ok(Box::new(Serving::new(queue, BlkService::new(storage, self.shared.clone(), self.limits))))
     }
 
@@ -122,5 +128,9 @@ impl<B: Backend> Device for Blk<B> {
 
     fn attach(&mut self, notice: Arc<ConfigNotice>) {
         self.shared.attach(notice);
+    }
+
+    fn attach_wakers(&mut self, wakers: Vec<Waker>) {
+        self.wakers = wakers;
     }
 }

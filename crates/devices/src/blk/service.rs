@@ -205,6 +205,10 @@ impl Service for BlkService {
         self.storage.pending()
     }
 
+    fn waiting(&self) -> usize {
+        self.storage.waiting()
+    }
+
     fn capacity(&self) -> usize {
         self.storage.capacity()
     }

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use core::fmt;
+use core::task::Waker;
 use virtio_kit::device::{Chain, DeviceError};
 
 /// What is to be done, in bytes. The device has checked that the range is inside the storage.
@@ -86,6 +87,16 @@ pub trait Storage: Send {
     /// How many requests may be pending at once.
     fn capacity(&self) -> usize {
         usize::MAX
+    }
+
+    /// Is handed what makes the queue run, to be woken when something pending is finished.
+    fn attach_waker(&mut self, waker: &Waker) {
+        let _ = waker;
+    }
+
+    /// How many of the pending requests need no polling: the waker is woken when one of them is finished.
+    fn waiting(&self) -> usize {
+        0
     }
 
     /// Waits, for a bounded time, until something pending is finished.

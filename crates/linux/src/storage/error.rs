@@ -35,6 +35,8 @@ pub enum OpenErrorKind {
         /// Block size in bytes.
         block: u32,
     },
+    /// Another process has it open and locked.
+    InUse,
     /// It cannot be read past the page cache.
     NoDirect,
     /// The depth is 0 or more than 4096.
@@ -98,6 +100,9 @@ impl fmt::Display for OpenError {
                 "{path}: its length, {len} bytes, is no multiple of {block}; \
                  pad it with `truncate -s %{block} {path}`"
             ),
+            OpenErrorKind::InUse => {
+                write!(f, "{path}: somebody else has it in use; stop them, or serve a copy")
+            }
             OpenErrorKind::NoDirect => {
                 write!(f, "{path}: its file system has no direct I/O; open it without")
             }

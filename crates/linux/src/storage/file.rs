@@ -2,16 +2,17 @@
 
 use super::counters::Counters;
 use super::error::{OpenError, OpenErrorKind};
+use super::lock::{Held, Lock};
 use super::slot::Bounce;
 use super::uring::{UringStorage, new_ring};
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, ioctl_blksszget};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use virtio_kit::device::DeviceError;
 use virtio_kit_devices::blk::{Backend, Storage};
@@ -43,15 +44,21 @@ impl Default for Options {
 /// All queues write through one open file, so a flush on any of them covers what all of them have completed.
 /// Once a flush has failed, all later ones fail: the kernel forgets what it could not write, so a flush that
 /// succeeded after that would mean nothing.
-#[derive(Debug)]
+///
+/// Clones are the same open file.
+#[derive(Clone, Debug)]
 pub struct FileBackend {
     shared: Arc<Shared>,
 }
+
+/// How long a queue that starts waits for whoever used the file before.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the queues of a file have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) file: File,
+    pub(super) path: PathBuf,
     pub(super) len: u64,
     /// Block size in bytes; with `direct`, also what memory must be aligned to.
     pub(super) block: u32,
@@ -61,6 +68,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     /// How long to wait for the kernel.
     pub(super) limit: Duration,
+    pub(super) lock: Lock,
 }
 
 impl FileBackend {
@@ -75,23 +83,65 @@ impl FileBackend {
         &self.shared.counters
     }
 
-    /// The way of one queue.
+    /// Its length in bytes at this moment, in whole blocks: for [`Resizer`](virtio_kit_devices::blk::Resizer)
+    /// when somebody has made it longer.
+    pub fn measure(&self) -> io::Result<u64> {
+        let len = (&self.shared.file).seek(SeekFrom::End(0))?;
+        Ok(len - len % u64::from(self.shared.block))
+    }
+
+    /// Makes durable what all queues have completed. Fails, as every flush does, once any of it was lost.
+    pub fn sync(&self) -> io::Result<()> {
+        if self.shared.sync_failed.load(Relaxed) {
+            return Err(io::Error::from(Errno::IO));
+        }
+        self.shared.file.sync_data()
+    }
+
+    /// Whether somebody else writes to it, or reads it while this is to write: waits so long for them to end. A queue
+    /// that starts looks again.
+    pub fn check_unused(&self, limit: Duration) -> Result<(), OpenError> {
+        let held = Held::take(&self.shared, limit);
+        held.map(drop).map_err(|error| match error {
+            Errno::AGAIN | Errno::ACCESS => OpenError::new(&self.shared.path, OpenErrorKind::InUse),
+            other => OpenError::new(&self.shared.path, OpenErrorKind::Os(other.raw_os_error())),
+        })
+    }
+
+    /// The way of one queue. While there is any, nobody else gets to write to the file: see
+    /// [`check_unused`](Self::check_unused). What a killed process has left to the kernel is waited for.
     pub fn queue(&self) -> Result<UringStorage, DeviceError> {
-        UringStorage::new(self.shared.clone())
+        let held = Held::take(&self.shared, LOCK_LIMIT).map_err(|error| match error {
+            Errno::AGAIN | Errno::ACCESS => DeviceError::Backend("somebody else has the image in use"),
+            other => DeviceError::Os(other.raw_os_error()),
+        })?;
+        UringStorage::new(self.shared.clone(), held)
     }
 
     /// Anything that is open, with a limit on waiting: for tests of what a storage does when the kernel
     /// does not answer.
     #[cfg(test)]
     pub(super) fn of_file(file: File, len: u64, limit: Duration) -> Self {
-        Self { shared: Arc::new(Shared { limit, ..Shared::new(file, len, 512, Options::default()) }) }
+        let shared = Shared::new(file, PathBuf::new(), len, 512, Options::default());
+        // A pipe cannot be locked.
+        Self { shared: Arc::new(Shared { limit, lock: Lock::without(), ..shared }) }
     }
 }
 
 impl Shared {
-    fn new(file: File, len: u64, block: u32, options: Options) -> Self {
+    fn new(file: File, path: PathBuf, len: u64, block: u32, options: Options) -> Self {
         let (sync_failed, counters) = (AtomicBool::new(false), Arc::default());
-        Self { file, len, block, options, sync_failed, counters, limit: Duration::from_secs(30) }
+        Self {
+            file,
+            path,
+            len,
+            block,
+            options,
+            sync_failed,
+            counters,
+            limit: Duration::from_secs(30),
+            lock: Lock::default(),
+        }
     }
 }
 
@@ -127,7 +177,7 @@ fn open(path: &Path, mut options: Options) -> Result<FileBackend, OpenErrorKind>
         options.discard = fallocate(&file, punch, len, 4096).is_ok();
     }
     new_ring(&file, 1).map_err(|error| OpenErrorKind::NoUring(error.raw_os_error().unwrap_or(0)))?;
-    Ok(FileBackend { shared: Arc::new(Shared::new(file, len, block, options)) })
+    Ok(FileBackend { shared: Arc::new(Shared::new(file, path.into(), len, block, options)) })
 }
 
 /// Whether it is a block device; otherwise it is a regular file.

@@ -10,6 +10,7 @@ mod counters;
 mod error;
 mod file;
 mod job;
+mod lock;
 mod slot;
 mod uring;
 

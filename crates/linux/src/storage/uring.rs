@@ -2,9 +2,12 @@
 
 use super::file::Shared;
 use super::job::{Job, Lacks, Next};
+use super::lock::Held;
 use super::slot::Slot;
+use crate::event_waker::event_of;
 use core::fmt;
 use core::mem::ManuallyDrop;
+use core::task::Waker;
 use core::time::Duration;
 use io_uring::IoUring;
 use io_uring::squeue::{Entry, PushError, SubmissionQueue};
@@ -33,6 +36,10 @@ pub struct UringStorage {
     jobs: ManuallyDrop<Jobs>,
     /// Operations handed over whose results have not been taken.
     in_kernel: usize,
+    /// The kernel wakes who runs the queue.
+    wakes: bool,
+    /// Given up when nothing is in the kernel any more.
+    held: ManuallyDrop<Held>,
 }
 
 /// The requests in progress: their index is what the kernel knows them by.
@@ -66,7 +73,7 @@ fn push(queue: &mut SubmissionQueue<'_>, operation: &Entry) -> Result<(), PushEr
 }
 
 impl UringStorage {
-    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, DeviceError> {
+    pub(super) fn new(shared: Arc<Shared>, held: Held) -> Result<Self, DeviceError> {
         let depth = shared.options.depth;
         let ring = new_ring(&shared.file, depth).map_err(|error| os_error(&error))?;
         let jobs = Jobs {
@@ -76,7 +83,13 @@ impl UringStorage {
             ready: VecDeque::with_capacity(depth.into()),
             lacks: Lacks::default(),
         };
-        Ok(Self { ring: ManuallyDrop::new(ring), jobs: ManuallyDrop::new(jobs), in_kernel: 0 })
+        Ok(Self {
+            ring: ManuallyDrop::new(ring),
+            jobs: ManuallyDrop::new(jobs),
+            in_kernel: 0,
+            wakes: false,
+            held: ManuallyDrop::new(held),
+        })
     }
 
     /// Hands over what is queued and, given a time, waits that long for a result. One system call.
@@ -238,6 +251,18 @@ impl Storage for UringStorage {
         self.jobs.slots.len()
     }
 
+    fn attach_waker(&mut self, waker: &Waker) {
+        // Only an event can be woken by the kernel. With any other waker the queue is polled.
+        if let Some(event) = event_of(waker) {
+            self.wakes = self.ring.submitter().register_eventfd(event.as_raw_fd()).is_ok();
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        // What is ready here was not asked for yet.
+        if self.wakes && self.jobs.ready.is_empty() { self.pending() } else { 0 }
+    }
+
     fn wait(&mut self) -> Result<(), DeviceError> {
         if self.pending() == 0 || !self.jobs.ready.is_empty() {
             return self.commit();
@@ -255,17 +280,18 @@ impl Drop for UringStorage {
         let deadline = self.deadline();
         while self.in_kernel > 0 {
             if !self.wait_for_result(deadline).unwrap_or(false) {
-                // Leaked, ring, buffers and chains.
+                // Leaked, ring, buffers and chains, and the lock.
                 return;
             }
             let count = self.ring.completion().count();
             self.in_kernel -= count;
             self.jobs.shared.counters.taken(count);
         }
-        // SAFETY: the kernel uses neither any more, and nothing uses them after this.
+        // SAFETY: the kernel uses none of them any more, and nothing uses them after this.
         unsafe {
             ManuallyDrop::drop(&mut self.ring);
             ManuallyDrop::drop(&mut self.jobs);
+            ManuallyDrop::drop(&mut self.held);
         }
     }
 }

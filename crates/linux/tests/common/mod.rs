@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of several tests, each of which uses some of it")]
 
 pub mod backend;
+pub mod client;
+pub mod served;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

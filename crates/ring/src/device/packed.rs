@@ -3,6 +3,7 @@
 use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::{Config, Position};
+use super::resume::{Again, Raw};
 use super::ring::{Quick, Ring, Taken, UsedEntry};
 use super::walk::{FEW, Pass, Walk};
 use crate::mem::Translation;
@@ -180,6 +181,44 @@ impl Ring for Packed {
         self.free -= descs;
         (self.next, self.lap) = (at, lap);
         Ok(Some(Taken { id, descs }))
+    }
+
+    fn take_again(&mut self, again: &Again<'_>, walk: &mut Walk<'_>) -> Result<Taken, BadChain> {
+        let Again::Descriptors { id, list } = *again else { return Err(BadChain::Loop) };
+        for raw in list {
+            if raw.flags & wire::DESC_INDIRECT != 0 {
+                if !self.indirect || list.len() != 1 {
+                    return Err(BadChain::BadIndirect);
+                }
+                walk.table(raw.addr, raw.len, true)?;
+            } else {
+                walk.buffer(raw.addr, raw.len, raw.flags)?;
+            }
+        }
+        // No more than the ring has, or the position could not have counted them.
+        Ok(Taken { id, descs: list.len() as u16 })
+    }
+
+    fn raw(&self, at: u16) -> Option<Raw> {
+        if at >= self.size {
+            return None;
+        }
+        let (len, id, flags) = fields(self.second(at));
+        Some(Raw { addr: self.addr(at), len, id, flags })
+    }
+
+    fn forget_unpublished(&mut self) {
+        let (mut at, mut lap) = (self.used_next, self.used_lap);
+        for _ in 0..self.size - self.free {
+            // As the driver makes one available in this lap, which is not used.
+            let flags = if lap == LAPS { AVAIL } else { USED };
+            let (len, id, _) = fields(self.second(at));
+            // SAFETY: positions kept here are inside the ring.
+            unsafe {
+                self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, word(len, id, 0) | flags, Relaxed);
+            }
+            (at, lap) = self.after(at, 1, lap);
+        }
     }
 
     fn last_id(&self) -> u16 {

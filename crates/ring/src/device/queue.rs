@@ -141,6 +141,7 @@ macro_rules! with_slots {
 // Here, since they use the macros.
 mod put_back;
 mod serve;
+mod take_again;
 
 pub use serve::Server;
 

@@ -3,6 +3,7 @@
 use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::Position;
+use super::resume::{Again, Raw};
 use super::walk::Walk;
 use crate::mem::Translation;
 
@@ -41,6 +42,12 @@ pub(super) trait Ring {
     unsafe fn take_quickly(&mut self, recent: &Translation, slot: &mut Slot) -> Quick;
     /// Walks the next available chain, if there is one.
     fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain>;
+    /// Walks a chain that was taken before the ring's present life.
+    fn take_again(&mut self, again: &Again<'_>, walk: &mut Walk<'_>) -> Result<Taken, BadChain>;
+    /// A descriptor of the ring as it stands there.
+    fn raw(&self, at: u16) -> Option<Raw>;
+    /// Takes back used entries among the taken descriptors, which a former life wrote and never published.
+    fn forget_unpublished(&mut self);
     /// The id of the chain before the next available one, as it stands in the ring now. Whatever the driver
     /// wrote there, if nothing was taken.
     fn last_id(&self) -> u16;

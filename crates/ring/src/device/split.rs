@@ -3,6 +3,7 @@
 use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::{Config, Position};
+use super::resume::{Again, Raw};
 use super::ring::{Quick, Ring, Taken, UsedEntry};
 use super::walk::{Pass, Walk};
 use crate::mem::Translation;
@@ -93,6 +94,40 @@ impl Split {
     }
 }
 
+impl Split {
+    /// Walks the chain that begins at `head`.
+    #[inline(always)]
+    fn walk(&self, head: u16, walk: &mut Walk<'_>) -> Result<Taken, BadChain> {
+        let mut at = head;
+        let mut descs = 0;
+        loop {
+            if at > self.mask {
+                return Err(BadChain::BadIndex { index: at });
+            }
+            if descs > self.mask {
+                return Err(BadChain::Loop);
+            }
+            descs += 1;
+            // SAFETY: inside the table.
+            let (addr, second) = unsafe { Self::descriptor(self.desc, at.into()) };
+            let (len, flags, next) = fields(second);
+            if flags & wire::DESC_INDIRECT != 0 {
+                if !self.indirect || flags & wire::DESC_NEXT != 0 {
+                    return Err(BadChain::BadIndirect);
+                }
+                walk.table(addr, len, false)?;
+                break;
+            }
+            walk.buffer(addr, len, flags)?;
+            if flags & wire::DESC_NEXT == 0 {
+                break;
+            }
+            at = next;
+        }
+        Ok(Taken { id: head, descs })
+    }
+}
+
 impl Ring for Split {
     #[inline(always)]
     unsafe fn take_quickly(&mut self, recent: &Translation, slot: &mut Slot) -> Quick {
@@ -125,34 +160,30 @@ impl Ring for Split {
         }
         // SAFETY: masked to the ring.
         let head = unsafe { self.avail.load16(wire::avail_entry(self.next & self.mask), Relaxed) };
-        let mut at = head;
-        let mut descs = 0;
-        loop {
-            if at > self.mask {
-                return Err(BadChain::BadIndex { index: at });
-            }
-            if descs > self.mask {
-                return Err(BadChain::Loop);
-            }
-            descs += 1;
-            // SAFETY: inside the table.
-            let (addr, second) = unsafe { Self::descriptor(self.desc, at.into()) };
-            let (len, flags, next) = fields(second);
-            if flags & wire::DESC_INDIRECT != 0 {
-                if !self.indirect || flags & wire::DESC_NEXT != 0 {
-                    return Err(BadChain::BadIndirect);
-                }
-                walk.table(addr, len, false)?;
-                break;
-            }
-            walk.buffer(addr, len, flags)?;
-            if flags & wire::DESC_NEXT == 0 {
-                break;
-            }
-            at = next;
-        }
+        let taken = self.walk(head, walk)?;
         self.next = self.next.wrapping_add(1);
-        Ok(Some(Taken { id: head, descs }))
+        Ok(Some(taken))
+    }
+
+    fn take_again(&mut self, again: &Again<'_>, walk: &mut Walk<'_>) -> Result<Taken, BadChain> {
+        match *again {
+            Again::Head(head) => self.walk(head, walk),
+            Again::Descriptors { id, .. } => Err(BadChain::BadIndex { index: id }),
+        }
+    }
+
+    fn raw(&self, at: u16) -> Option<Raw> {
+        if at > self.mask {
+            return None;
+        }
+        // SAFETY: inside the table.
+        let (addr, second) = unsafe { Self::descriptor(self.desc, at.into()) };
+        let (len, flags, id) = fields(second);
+        Some(Raw { addr, len, id, flags })
+    }
+
+    fn forget_unpublished(&mut self) {
+        // Nobody looks at what lies beyond the used index.
     }
 
     fn last_id(&self) -> u16 {

@@ -11,7 +11,7 @@ use virtio_kit::driver::QueueInterrupt;
 use virtio_kit::transport::{Notifier, NotifyPosition, TransportError};
 
 use super::shared::Shared;
-use super::socket::timespec;
+use crate::vhost_user::wire::timespec;
 
 /// The events between a queue's two ends, which outlive any one connection.
 pub(super) struct Lines {

@@ -1,25 +1,20 @@
 //! One connection: requests out, replies in, each within a bounded time.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
-    socket_with,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::error::{Failed, Failure};
-use crate::vhost_user::codec::{Channel, MAX_FDS, Reply, ReplyDecoder, ReplyRules, Request, RequestCode};
+use crate::vhost_user::codec::{Channel, Reply, ReplyDecoder, ReplyRules, Request, RequestCode};
+use crate::vhost_user::wire::{self, timespec};
 
 /// How long to wait before looking again for a socket that is not there yet.
 pub(super) const RETRY: Duration = Duration::from_millis(5);
@@ -93,13 +88,7 @@ impl Socket {
         let mut fds = fds;
         while !bytes.is_empty() {
             wait_for(&*self.stream, PollFlags::OUT, until)?;
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-                return Err(Failure::Os(Errno::TOOMANYREFS));
-            }
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(&*self.stream, &[IoSlice::new(bytes)], &mut control, flags) {
+            match wire::send(&*self.stream, bytes, fds) {
                 Ok(sent) => {
                     bytes = &bytes[sent..];
                     // They went with the first byte.
@@ -120,18 +109,9 @@ impl Socket {
             }
             wait_for(&*self.stream, PollFlags::IN, until)?;
             let wanted = self.decoder.wants().min(buffer.len());
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let into = &mut [IoSliceMut::new(&mut buffer[..wanted])];
-            match recvmsg(&*self.stream, into, &mut control, flags) {
-                Ok(received) => {
-                    let fds = owned(&mut control);
-                    if received.bytes == 0 {
-                        return Err(Failure::Closed);
-                    }
-                    self.decoder.feed(&buffer[..received.bytes], fds);
-                }
+            match wire::receive(&*self.stream, &mut buffer[..wanted]) {
+                Ok((0, _)) => return Err(Failure::Closed),
+                Ok((count, fds)) => self.decoder.feed(&buffer[..count], fds),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(lost(error)),
             }
@@ -139,28 +119,10 @@ impl Socket {
     }
 }
 
-fn owned(control: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    fds
-}
-
 fn lost(error: Errno) -> Failure {
     match error {
         Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => Failure::Closed,
         other => Failure::Os(other),
-    }
-}
-
-/// A duration for poll(2).
-pub(super) fn timespec(limit: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(limit.subsec_nanos()),
     }
 }
 

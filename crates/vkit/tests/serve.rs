@@ -1,0 +1,122 @@
+//! `vkit serve`: what it says when something is wrong, its status lines, and its end.
+
+mod common;
+
+use common::{Folder, LIMIT, finish, run, vkit};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, ChildStdout};
+
+fn serve(line: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut child = vkit(format!("serve {line} --json").split(' ')).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(json(&mut out)["status"], "listening");
+    (child, out)
+}
+
+fn json(out: &mut impl BufRead) -> serde_json::Value {
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn what_cannot_be_served_is_one_line() {
+    let folder = Folder::new();
+    let (socket, none) = (folder.at("s"), folder.at("none"));
+    let image = folder.empty("disk", 1 << 20);
+    run(&format!("serve blk --socket {socket} --image {none}")).failed(
+        1,
+        &format!("vkit: {none}: no such file; check the name, or create it with `truncate -s 1G {none}`"),
+    );
+    run(&format!("serve blk --socket {socket} --image {}", folder.path().display())).failed(
+        1,
+        &format!("vkit: {}: is a directory; name a regular file or a block device", folder.path().display()),
+    );
+    run(&format!("serve blk --socket {none}/s --image {image}"))
+        .failed(1, &format!("vkit: {none}/s: no such folder; create it or choose another"));
+    run(&format!("serve blk --socket {image} --image {image}"))
+        .failed(1, &format!("vkit: {image}: there is something else than a socket; choose another name"));
+    let _live = UnixListener::bind(&socket).unwrap();
+    run(&format!("serve blk --socket {socket} --image {image}")).failed(
+        1,
+        &format!("vkit: {socket}: somebody serves this socket already; stop them or choose another"),
+    );
+    run(&format!("serve blk --socket {socket} --socket {none} --image {image}"))
+        .failed(1, "vkit: 1 images for 2 sockets: give one --image for each --socket");
+    assert_eq!(run(&format!("serve blk --socket {socket}")).code(), Some(2));
+    assert_eq!(run(&format!("serve blk --socket {socket} --null --image {image}")).code(), Some(2));
+    assert_eq!(folder.names(), ["disk", "s"]);
+}
+
+#[test]
+fn a_server_tells_what_it_does_and_ends_cleanly() {
+    let folder = Folder::new();
+    let (first, second) = (folder.file("a", 1 << 20), folder.file("b", 2 << 20));
+    for end in [Signal::TERM, Signal::INT] {
+        let (one, two) = (folder.at("s1"), folder.at("s2"));
+        let (child, mut out) =
+            serve(&format!("blk --socket {one} --image {first} --socket {two} --image {second} --queues 2"));
+        // Both devices, one after the other and more than once.
+        for (socket, len) in [(&one, 1 << 20), (&two, 2 << 20), (&one, 1 << 20)] {
+            let info = run(&format!("info vhost-user:{socket} --json")).ok().json();
+            assert_eq!(info["config"]["bytes"], len);
+        }
+        let read = run(&format!("blk read vhost-user:{two}")).ok();
+        assert_eq!(read.stdout, common::pattern(2 << 20));
+        signal(&child, Signal::USR1);
+        let lines: Vec<_> = (0..4).map(|_| json(&mut out)).collect();
+        assert!(lines.iter().all(|line| line["status"] == "counters"));
+        assert!(lines[2]["completed"].as_u64().unwrap() > 0 && lines[0]["completed"] == 0, "{lines:?}");
+        signal(&child, end);
+        assert_eq!(json(&mut out)["status"], "ended");
+        let ran = finish(child, LIMIT);
+        assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""));
+        assert!(!Path::new(&one).exists() && !Path::new(&two).exists());
+    }
+}
+
+#[test]
+fn a_second_server_of_an_image_in_use_does_not_start_and_one_of_a_dead_ones_socket_does() {
+    let folder = Folder::new();
+    let (image, one, two) = (folder.empty("disk", 1 << 20), folder.at("s1"), folder.at("s2"));
+    let (mut child, mut out) = serve(&format!("blk --socket {one} --image {image}"));
+    // In use is what a front-end uses.
+    let front = vkit(format!("blk bench vhost-user:{one} --seconds 60").split(' ')).spawn().unwrap();
+    let deadline = std::time::Instant::now() + LIMIT;
+    loop {
+        signal(&child, Signal::USR1);
+        if json(&mut out)["running"] == true {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    }
+    let refused = run(&format!("serve blk --socket {two} --image {image} --wait 0.1"));
+    refused.failed(1, &format!("vkit: {image}: somebody else has it in use; stop them, or serve a copy"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _ = finish(front, LIMIT);
+    let (child, _out) = serve(&format!("blk --socket {one} --image {image}"));
+    run(&format!("info vhost-user:{one}")).ok();
+    signal(&child, Signal::TERM);
+    assert_eq!(finish(child, LIMIT).code(), Some(0));
+}
+
+#[test]
+fn an_image_that_may_not_be_written_is_offered_read_only() {
+    let folder = Folder::new();
+    let (image, socket) = (folder.file("disk", 1 << 20), folder.at("s"));
+    let (child, _out) = serve(&format!("blk --socket {socket} --image {image} --read-only"));
+    let info = run(&format!("info vhost-user:{socket} --json")).ok().json();
+    assert_eq!(info["config"]["read_only"], true);
+    assert_eq!(run(&format!("blk zero vhost-user:{socket}")).code(), Some(1));
+    signal(&child, Signal::TERM);
+    assert_eq!(finish(child, LIMIT).code(), Some(0));
+    assert_eq!(std::fs::read(&image).unwrap(), common::pattern(1 << 20));
+}
