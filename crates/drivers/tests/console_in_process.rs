@@ -177,6 +177,29 @@ fn ports_are_announced_named_and_opened_in_every_layout() {
 }
 
 #[test]
+fn a_port_that_is_opened_as_soon_as_it_is_there_is_open_in_the_end() {
+    for layout in layouts() {
+        let device = Device::multiport(2);
+        device.handle().plug(1, Plug::new(Transcript::new(10))).unwrap();
+        let mut pair = pair(device, layout);
+        pair.until(Event::Added(1));
+        let port = pair.console.port(1).unwrap();
+        // The device has not been told yet that the driver is ready for the port.
+        port.open().unwrap();
+        if layout.contains(F::EVENT_IDX) {
+            pair.all_events();
+        } else {
+            use std::future::Future;
+            let mut next = std::pin::pin!(pair.console.next());
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            while next.as_mut().poll(&mut cx) != std::task::Poll::Ready(Ok(Event::Opened(1))) {}
+        }
+        assert!(pair.handle.is_open(1));
+        assert_eq!(pair.handle.ignored(), 0);
+    }
+}
+
+#[test]
 fn ports_come_and_go_while_others_are_in_use() {
     for layout in layouts() {
         let device = Device::multiport(3);

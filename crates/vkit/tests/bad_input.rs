@@ -18,14 +18,43 @@ fn wrong_usage_is_one_line_and_status_2() {
         ),
         (
             "info in-process:teapot",
-            "vkit: invalid value 'in-process:teapot' for '<TARGET>': no device `teapot`: there is blk \
-             (see `vkit --help`)",
+            "vkit: invalid value 'in-process:teapot' for '<TARGET>': no device `teapot`: there are blk, \
+             console and rng (see `vkit --help`)",
         ),
         ("info", "vkit: the following required arguments were not provided: <TARGET> (see `vkit --help`)"),
         ("frobnicate", "vkit: unrecognized subcommand 'frobnicate' (see `vkit --help`)"),
         (
             "demo --size 1000",
             "vkit: invalid value '1000' for '--size <BYTES>': not a multiple of 512 (see `vkit --help`)",
+        ),
+        (
+            "console in-process:console?size=80",
+            "vkit: invalid value 'in-process:console?size=80' for '<TARGET>': `size=80`: write columns and rows, \
+             as 80x24 (see `vkit --help`)",
+        ),
+        (
+            "console in-process:console?ports=0",
+            "vkit: invalid value 'in-process:console?ports=0' for '<TARGET>': `ports=0`: write a number from 1 to \
+             511 (see `vkit --help`)",
+        ),
+        (
+            "console in-process:console --port 1 --list",
+            "vkit: the argument '--port <PORT>' cannot be used with '--list' (see `vkit --help`)",
+        ),
+        (
+            "rng in-process:rng?max_bytes=5",
+            "vkit: invalid value 'in-process:rng?max_bytes=5' for '<TARGET>': max_bytes and period_ms go together \
+             (see `vkit --help`)",
+        ),
+        (
+            "rng in-process:rng --length x",
+            "vkit: invalid value 'x' for '--length <BYTES>': not a number of bytes: write 4096, 4K, 64M or 1G \
+             (see `vkit --help`)",
+        ),
+        (
+            "demo --device teapot",
+            "vkit: invalid value 'teapot' for '--device <TYPE>' [possible values: blk, console, rng] (see \
+             `vkit --help`)",
         ),
         (
             "blk read in-process:blk?size=1M --offset 100",
@@ -116,6 +145,11 @@ fn a_device_of_another_type_is_refused_by_blk_and_shown_by_info() {
         run(&format!("blk {command} {target}"))
             .failed(1, &format!("vkit: {target}: not a block device: it has no configuration space"));
     }
+    let text = run(&format!("info {target}")).ok().text();
+    let line = "device     unknown: it could be console or rng: say which with --device";
+    assert_eq!(text.lines().next(), Some(line));
+    let said = run(&format!("info {target} --json --device rng")).ok().json();
+    assert_eq!((said["device"].as_str(), said["device_id"].as_u64()), (Some("entropy"), Some(4)));
     let info = run(&format!("info {target} --json")).ok().json();
     assert_eq!((info["device"].as_str(), info["device_id"].as_u64()), (Some("unknown"), None));
     assert_eq!(info["features"], serde_json::json!(["VERSION_1"]));
@@ -125,6 +159,13 @@ fn a_device_of_another_type_is_refused_by_blk_and_shown_by_info() {
         1,
         &format!("vkit: {target}: not a block device: it offers feature 22, which no block device has"),
     );
+    run(&format!("rng {target}")).failed(
+        1,
+        &format!("vkit: {target}: not an entropy device: it offers feature 22, which no entropy device has"),
+    );
+    run("console in-process:rng").failed(1, "vkit: in-process:rng: not a console: it is an entropy device");
+    run("rng in-process:blk?null")
+        .failed(1, "vkit: in-process:blk?null: not an entropy device: it is a block device");
 }
 
 #[test]

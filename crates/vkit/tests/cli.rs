@@ -23,24 +23,30 @@ fn the_demo_verifies_every_row_that_can_run_and_leaves_nothing_behind() {
     let mut seen = Vec::new();
     for row in &rows {
         let text = |key: &str| row[key].as_str().map(str::to_owned);
-        assert_eq!(text("device").as_deref(), Some("blk"));
         let (transport, layout) = (text("transport").unwrap(), text("layout").unwrap());
+        let device = text("device").unwrap();
         if let Some(reason) = text("skipped") {
             assert_eq!(reason, NOT_OFFERED, "without qemu-storage-daemon this cannot be tested: {row}");
             assert_eq!(row["verified"], false);
-            seen.push((transport, layout, false));
+            seen.push((device, transport, layout, false));
             continue;
         }
         assert_eq!(row["verified"], true, "{row}");
-        assert_eq!(row["bytes"], 8 << 20);
+        let bytes = row["bytes"].as_u64().unwrap();
+        match device.as_str() {
+            "blk" => assert_eq!(bytes, 8 << 20),
+            // As much as the health tests want at least.
+            "rng" => assert!(bytes >= 1 << 20),
+            _ => assert!(bytes > 100_000),
+        }
         assert!(row["requests"].as_u64().unwrap() > 32 && row["seconds"].as_f64().unwrap() > 0.0);
         assert!(row["ns_per_request"].as_f64().unwrap() > 0.0 && text("work").is_some());
         let features = row["features"].as_array().unwrap();
         assert_eq!(features.contains(&"RING_PACKED".into()), layout.starts_with("packed"));
         assert_eq!(features.contains(&"IN_ORDER".into()), layout.ends_with("in-order"));
-        seen.push((transport, layout, true));
+        seen.push((device, transport, layout, true));
     }
-    let expected = [
+    let expected_blk = [
         ("in-process", "split", true),
         ("in-process", "split in-order", true),
         ("in-process", "packed", true),
@@ -52,7 +58,16 @@ fn the_demo_verifies_every_row_that_can_run_and_leaves_nothing_behind() {
         ("vhost-user", "packed", false),
         ("vhost-user", "packed in-order", false),
     ];
-    assert_eq!(seen, expected.map(|(transport, layout, ran)| (transport.into(), layout.into(), ran)));
+    let mut expected: Vec<(String, String, String, bool)> = vec![];
+    for (transport, layout, ran) in expected_blk {
+        expected.push(("blk".into(), transport.into(), layout.into(), ran));
+    }
+    for device in ["console", "rng"] {
+        for layout in ["split", "split in-order", "packed", "packed in-order"] {
+            expected.push((device.into(), "in-process".into(), layout.into(), true));
+        }
+    }
+    assert_eq!(seen, expected);
     assert_eq!(folder.names(), Vec::<String>::new());
 }
 
@@ -61,7 +76,8 @@ fn the_demo_writes_what_is_in_an_image_and_leaves_the_image_alone() {
     let folder = Folder::new();
     let image = folder.file("image", (1 << 20) + 100);
     let before = std::fs::read(&image).unwrap();
-    let text = run(&format!("demo --transport in-process --layout packed --image {image}")).ok().text();
+    let text =
+        run(&format!("demo --device blk --transport in-process --layout packed --image {image}")).ok().text();
     assert!(text.contains("2 verified, 0 failed, 0 skipped"), "{text}");
     assert!(text.contains("and (b)   IN_ORDER"), "{text}");
     assert_eq!(std::fs::read(&image).unwrap(), before);

@@ -224,9 +224,9 @@ impl Console {
                 let message = message::to_device(id as u32, ControlEvent::PORT_READY, value.into());
                 if control.send(&message)? {
                     self.ready[id] = None;
+                    self.shared.ports[id].ready.store(value, Ordering::Release);
                 }
             }
-            return Ok(());
         }
         for port in &self.shared.ports {
             if port.open.load(Ordering::Acquire) != port.told_open.load(Ordering::Acquire) {

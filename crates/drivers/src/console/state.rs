@@ -44,6 +44,8 @@ pub(super) struct PortState {
     /// Somebody is at the other end.
     pub(super) connected: AtomicBool,
     pub(super) console: AtomicBool,
+    /// The device was told that the driver is ready for the port: nothing is said of it before.
+    pub(super) ready: AtomicBool,
     /// Whether the device is to know the port as open, and whether it has been told.
     pub(super) open: AtomicBool,
     pub(super) told_open: AtomicBool,
@@ -63,6 +65,7 @@ impl PortState {
             generation: AtomicU32::new(0),
             connected: AtomicBool::new(false),
             console: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
             open: AtomicBool::new(false),
             told_open: AtomicBool::new(false),
             size: SizeCell::default(),
@@ -86,6 +89,7 @@ impl PortState {
     pub(super) fn turn_over(&self) {
         self.connected.store(false, Ordering::Release);
         self.console.store(false, Ordering::Release);
+        self.ready.store(false, Ordering::Release);
         self.open.store(false, Ordering::Release);
         self.told_open.store(false, Ordering::Release);
         self.size.set(None);
@@ -124,7 +128,7 @@ impl Shared {
         // Locked first, so that what is told last is what holds.
         let mut control = control.lock();
         let open = port.open.load(Ordering::Acquire);
-        if port.is_there() && port.told_open.load(Ordering::Acquire) != open {
+        if port.ready.load(Ordering::Acquire) && port.told_open.load(Ordering::Acquire) != open {
             let message = super::message::to_device(port.id, ControlEvent::PORT_OPEN, open.into());
             if control.send(&message)? {
                 port.told_open.store(open, Ordering::Release);

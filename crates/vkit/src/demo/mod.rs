@@ -5,8 +5,11 @@
 
 mod blk;
 mod bus;
+mod console;
 pub(crate) mod content;
 mod daemon;
+mod health;
+mod rng;
 mod rows;
 mod scratch;
 
@@ -22,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What is shown of each device type.
-const DEMOS: &[Demo] = &[blk::DEMO];
+const DEMOS: &[Demo] = &[blk::DEMO, console::DEMO, rng::DEMO];
 
 /// What is shown of one device type.
 struct Demo {
@@ -86,6 +89,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         for act in (demo.rows)(&asked) {
             let row = act.row();
             stage.bar.set_message(format!("{}, {}", row.device, row.other));
+            stage.bar.set_length(size * 2);
             stage.bar.set_position(0);
             let outcome = match act.play(&stage, number) {
                 Ok(outcome) => outcome,
