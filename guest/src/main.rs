@@ -16,6 +16,7 @@ use alloc::boxed::Box;
 use core::panic::PanicInfo;
 use virtio_kit::Arena;
 use virtio_kit::bus::{Bus, DeviceState};
+use virtio_kit::mmio::MmioBus;
 use x86::acpi::Tables;
 use x86::boot::BootInfo;
 
@@ -75,6 +76,11 @@ fn run(boot: BootInfo, tables: &Tables, arena: Arena) -> Result<(), work::Failur
     let config = unsafe { platform::pci::Config::new(tables.ecam()) };
     let pci = platform::pci::Pci::new(config, arena.clone());
     bus.install_backend(Box::new(platform::pci::PciBackend(pci, true)));
+    let places = platform::mmio::places(boot.command_line(), tables);
+    let controllers = platform::lines::Controllers::new(tables);
+    // SAFETY: the places that firmware names.
+    let mmio = unsafe { platform::mmio::Mmio::new(places.clone(), controllers, arena) };
+    bus.install_backend(Box::new(MmioBus::new(mmio, places)));
     let devices = work::Devices::default();
     for driver in devices.drivers() {
         bus.register_driver(driver)?;

@@ -29,6 +29,21 @@ fn drivers_work_where_bars_lie_above_4_gib() {
 }
 
 #[test]
+fn drivers_work_over_mmio_by_interrupt_lines() {
+    boots_on(Machine::Microvm);
+}
+
+#[test]
+fn drivers_work_over_legacy_mmio() {
+    boots_on(Machine::MicrovmLegacy);
+}
+
+#[test]
+fn drivers_work_over_mmio_that_only_the_command_line_names() {
+    boots_on(Machine::MicrovmNoAcpi);
+}
+
+#[test]
 fn drivers_work_on_a_pci_bus_that_firmware_left_alone() {
     boots_on(Machine::MicrovmPci);
 }

@@ -7,9 +7,13 @@
 //! | [`registers`] | registers in memory |
 //! | [`pci`] | PCI configuration space, BARs |
 //! | [`msix`] | interrupts of PCI functions |
+//! | [`mmio`] | where MMIO devices are |
+//! | [`lines`] | interrupt lines of devices |
 
 pub mod clock;
+pub mod lines;
 pub mod memory;
+pub mod mmio;
 pub mod msix;
 pub mod pci;
 pub mod registers;

@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use spin::Mutex;
-use virtio_kit::pci::{Interrupts, Lines, Message};
+use virtio_kit::interrupts::Lines;
+use virtio_kit::pci::{Interrupts, Message};
 use virtio_kit::transport::TransportError;
 
 /// One function's messages.

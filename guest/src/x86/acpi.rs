@@ -16,17 +16,6 @@ pub struct Ecam {
     pub last_bus: u8,
 }
 
-/// A virtio device's registers in memory, and its line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MmioSlot {
-    /// Address of the registers.
-    pub base: u64,
-    /// Bytes of them.
-    pub len: u64,
-    /// Number of the interrupt line.
-    pub line: u32,
-}
-
 const HEADER: usize = 36;
 
 impl Tables {
@@ -98,25 +87,9 @@ impl Tables {
         Some(Ecam { base, last_bus: 255 })
     }
 
-    /// Virtio devices that the DSDT lists. Without an interpreter of its language: QEMU writes each one's resources as
-    /// constant bytes, memory (0x86) and line (0x89).
-    pub fn mmio_slots(&self) -> Vec<MmioSlot> {
-        const NAME: &[u8] = b"LNRO0005";
-        let mut slots = Vec::new();
-        let mut rest = self.find(b"DSDT").unwrap_or(&[]);
-        while let Some(name) = find(rest, NAME) {
-            rest = &rest[name + NAME.len()..];
-            let device = &rest[..find(rest, NAME).unwrap_or(rest.len())];
-            let memory = find(device, &[0x86, 9, 0]).map(|at| at + 4);
-            let line = find(device, &[0x89, 6, 0]).map(|at| at + 5);
-            if let (Some(memory), Some(line)) = (memory, line)
-                && let (Some(base), Some(len), Some(line)) =
-                    (word(device, memory, 4), word(device, memory + 4, 4), word(device, line, 4))
-            {
-                slots.push(MmioSlot { base, len, line: line as u32 });
-            }
-        }
-        slots
+    /// The tables that describe devices.
+    pub fn definitions(&self) -> impl Iterator<Item = &'static [u8]> + '_ {
+        self.0.iter().copied().filter(|table| table.starts_with(b"DSDT") || table.starts_with(b"SSDT"))
     }
 }
 
