@@ -17,6 +17,7 @@ use core::panic::PanicInfo;
 use virtio_kit::Arena;
 use virtio_kit::bus::{Bus, DeviceState};
 use virtio_kit::mmio::MmioBus;
+use virtio_kit::pci::PciHost;
 use x86::acpi::Tables;
 use x86::boot::BootInfo;
 
@@ -72,10 +73,8 @@ fn memory(boot: BootInfo) -> Arena {
 /// Installs the back-ends that this machine has, registers the drivers, and does some work with every device.
 fn run(boot: BootInfo, tables: &Tables, arena: Arena) -> Result<(), work::Failure> {
     let mut bus = Bus::new();
-    // SAFETY: the range that firmware names.
-    let config = unsafe { platform::pci::Config::new(tables.ecam()) };
-    let pci = platform::pci::Pci::new(config, arena.clone());
-    bus.install_backend(Box::new(platform::pci::PciBackend(pci, true)));
+    let pci = platform::pci::Pci::new(tables, arena.clone())?;
+    bus.install_backend(Box::new(PciHost::new(pci)));
     let places = platform::mmio::places(boot.command_line(), tables);
     let controllers = platform::lines::Controllers::new(tables);
     // SAFETY: the places that firmware names.

@@ -40,7 +40,7 @@ impl Kernel {
             source.join("target").join(if features.is_empty() { "plain".into() } else { features.join("-") });
         let mut cargo = Command::new(cargo());
         cargo
-            .args(["build", "--release", "--quiet", "--locked", "--features", &features.join(",")])
+            .args(["build", "--release", "--quiet", "--features", &features.join(",")])
             .arg("--target-dir")
             .arg(&target)
             .current_dir(&source)

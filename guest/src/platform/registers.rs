@@ -15,7 +15,7 @@ impl Mapped {
     ///
     /// # Safety
     ///
-    /// They must be a virtio device's, or a table of MSI-X, and nothing else.
+    /// They must be a virtio device's, or configuration space, and nothing else.
     pub unsafe fn new(address: u64, len: u64) -> Self {
         // SAFETY: a device's, by the caller's promise.
         unsafe { paging::map(address, len) };
