@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 pub struct Layout {
     /// The device's name, by which the kernel's line is known.
     pub name: &'static str,
-    packed: bool,
-    in_order: bool,
+    /// Packed, or else split.
+    pub packed: bool,
+    /// In order.
+    pub in_order: bool,
 }
 
 /// The four of them.
@@ -87,7 +89,7 @@ impl Disk {
         let found = fs::read(&self.file).map_err(|error| Error::Io("a disk's file", error))?;
         let mut expected = vec![0; SIZE];
         pattern::fill(self.second, 0, &mut expected);
-        expected[..zeroed * pattern::SECTOR].fill(0);
+        expected[..(zeroed * pattern::SECTOR).min(SIZE)].fill(0);
         if found.len() != SIZE {
             return Err(self.wrong("the file's length has changed"));
         }

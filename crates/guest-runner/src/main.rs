@@ -70,10 +70,7 @@ fn run(cli: &Cli) -> Result<bool, Error> {
             match boot.run(&kernel) {
                 Ok(verified) => {
                     println!("{title}: verified in {:.2} s", verified.time.as_secs_f64());
-                    for device in &verified.devices {
-                        let name = format!("{} {}", device.kind, device.name);
-                        println!("    {name:<20}  {}; {}", device.how, device.verified);
-                    }
+                    verified.devices.iter().for_each(|device| println!("    {device}"));
                     if cli.serial {
                         print!("{}", verified.said);
                     }

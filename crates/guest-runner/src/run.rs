@@ -4,8 +4,10 @@ use crate::disk::{Disk, Layout, SIZE};
 use crate::scratch::Scratch;
 use crate::{Error, Kernel, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use virtio_kit_linux::process::spawn_tied;
@@ -26,6 +28,10 @@ pub struct Boot {
     pub seed: u64,
     /// How long it may take.
     pub limit: Duration,
+    /// The disks, by their rings' layouts; one for each.
+    pub disks: Vec<Layout>,
+    /// Where a folder for the disks is made, and removed again.
+    pub folder: PathBuf,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
 }
@@ -48,26 +54,52 @@ pub struct Device {
     pub kind: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// How, as the kernel says.
-    pub how: String,
-    /// What was looked at from outside.
-    pub verified: String,
+    /// The features agreed on, as bits.
+    pub features: u128,
+    /// CPUs that worked with it.
+    pub cpus: u8,
+    /// Requests that it took.
+    pub requests: u64,
+    /// Interrupts while the CPUs slept; while they polled there were none.
+    pub interrupts: u64,
+    /// Bytes that went through it, and were found to be right from outside.
+    pub bytes: u64,
+    /// What the kernel measured of that.
+    pub time: Duration,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, cpus, requests, interrupts, bytes, .. } = self;
+        let name = format!("{kind} {name}");
+        let s = if *cpus == 1 { "" } else { "s" };
+        write!(f, "{name:<20}  {requests} requests, {interrupts} interrupts, on {cpus} CPU{s}; ")?;
+        write!(f, "{} KiB verified from outside", bytes >> 10)
+    }
 }
 
 impl Boot {
     /// A machine with some CPUs.
     pub fn new(machine: Machine, cpus: u8) -> Self {
-        Self { machine, cpus, seed: 1, limit: Duration::from_secs(60), arguments: Vec::new() }
+        Self {
+            machine,
+            cpus,
+            seed: 1,
+            limit: Duration::from_secs(60),
+            disks: Layout::of(machine.attach()).to_vec(),
+            folder: std::env::temp_dir(),
+            arguments: Vec::new(),
+        }
     }
 
     /// Boots the kernel and checks what it did.
     pub fn run(&self, kernel: &Kernel) -> Result<Verified, Error> {
-        let scratch = Scratch::new()?;
+        let scratch = Scratch::new_in(&self.folder)?;
         let attach = self.machine.attach();
         let second = self.seed.wrapping_mul(2).wrapping_add(1);
         let mut disks = Vec::new();
-        for (layout, number) in Layout::of(attach).iter().zip(1..) {
-            disks.push(Disk::create(scratch.path(), *layout, second.wrapping_add(2 * number), second)?);
+        for (&layout, number) in self.disks.iter().zip(1..) {
+            disks.push(Disk::create(scratch.path(), layout, second.wrapping_add(2 * number), second)?);
         }
         let mut command = Command::new(QEMU);
         command
@@ -97,8 +129,9 @@ impl Boot {
             let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
             found.ok_or_else(|| disk.wrong(format_args!("the kernel does not say `{key}`")))
         };
-        let number = |key: &str| {
-            value(key)?.parse().map_err(|_| disk.wrong(format_args!("`{key}` is no number in: {line}")))
+        let number = |key: &str| -> Result<u64, Error> {
+            let no_number = |_| disk.wrong(format_args!("`{key}` is no number in: {line}"));
+            value(key)?.parse().map_err(no_number)
         };
         if line.split_whitespace().next() != Some(name) {
             return Err(disk.wrong(format_args!("another layout was negotiated: {line}")));
@@ -107,30 +140,27 @@ impl Boot {
             return Err(disk.wrong("what the kernel read is not what the disk contained"));
         }
         let cpus = self.machine.cpus(self.cpus);
-        let expected: [(&str, usize); 2] = [("queues", cpus.into()), ("cpus", cpus.into())];
-        for (key, expected) in expected {
-            if number(key)? != expected {
-                return Err(disk.wrong(format_args!("not {key}={expected}: {line}")));
+        for key in ["queues", "cpus"] {
+            if number(key)? != u64::from(cpus) {
+                return Err(disk.wrong(format_args!("not {key}={cpus}: {line}")));
             }
         }
-        let (by_interrupt, polled): (usize, usize) = (number("interrupts")?, number("polled")?);
-        if by_interrupt == 0 {
+        let (interrupts, polled) = (number("interrupts")?, number("polled")?);
+        if interrupts == 0 {
             return Err(disk.wrong("not a single interrupt came"));
         }
-        if polled > by_interrupt {
+        if polled > interrupts {
             return Err(disk.wrong("polling was interrupted"));
         }
-        disk.check(number("zeroed")?)?;
-        let (requests, cpus) = (number("requests")?, number("cpus")?);
-        Ok(Device {
-            kind: "blk",
-            name,
-            how: format!(
-                "{requests} requests, {by_interrupt} interrupts, on {cpus} CPU{}",
-                if cpus == 1 { "" } else { "s" }
-            ),
-            verified: format!("{} KiB read, {} KiB found in the file", SIZE >> 10, SIZE >> 10),
-        })
+        disk.check(number("zeroed")? as usize)?;
+        let features = value("features")?.strip_prefix("0x").map(|hex| u128::from_str_radix(hex, 16));
+        let Some(Ok(features)) = features else {
+            return Err(disk.wrong(format_args!("`features` are no bits in: {line}")));
+        };
+        // All is read, written, and read again.
+        let bytes = 3 * SIZE as u64;
+        let (requests, time) = (number("requests")?, Duration::from_micros(number("us")?));
+        Ok(Device { kind: "blk", name, features, cpus, requests, interrupts, bytes, time })
     }
 }
 

@@ -56,9 +56,11 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
         shares.push(Share { queue, sectors, in_order, free: Vec::new(), requests: 0 });
     }
     // All of it, as it was.
-    let before = interrupts::count();
+    let (before, began) = (interrupts::count(), time::now());
     let read = for_all(&mut shares, |share| share.read(share.sectors.clone(), Wait::Interrupt, FEW))?;
+    let mut time = time::now() - began;
     let hash = hash(&read);
+    let began = time::now();
     // Half of each share with the CPUs asleep, and half without a single interrupt.
     for_all(&mut shares, move |share| share.write(share.half(0), seed, Wait::Interrupt, ONE))?;
     let mut by_interrupt = interrupts::count() - before;
@@ -66,6 +68,7 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     for_all(&mut shares, move |share| share.write(share.half(1), seed, Wait::Poll, MANY))?;
     let written = for_all(&mut shares, |share| share.read(share.sectors.clone(), Wait::Poll, MANY))?;
     let polled = interrupts::count() - before;
+    time += time::now() - began;
     for (share, written) in shares.iter().zip(&written) {
         let mut expected = vec![0; written.len()];
         pattern::fill(seed, share.sectors.start, &mut expected);
@@ -90,10 +93,12 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     }
     let requests: u64 = shares.iter().map(|share| share.requests).sum();
     println!(
-        "blk {id}: {layout}{order} queues={count} cpus={} sectors={} requests={requests} interrupts={by_interrupt} \
-         polled={polled} zeroed={zeroed} read={hash}",
+        "blk {id}: {layout}{order} features={:#x} queues={count} cpus={} sectors={} requests={requests} \
+         interrupts={by_interrupt} polled={polled} us={} zeroed={zeroed} read={hash}",
+        features.bits(),
         smp::count().min(count as usize).max(1),
         control.sectors(),
+        time.as_micros(),
     );
     Ok(())
 }

@@ -7,6 +7,8 @@ mod blk;
 mod bus;
 pub(crate) mod content;
 mod daemon;
+mod guest;
+mod qemu;
 mod rows;
 mod scratch;
 
@@ -71,6 +73,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     scratch::clean_up_on_signals()?;
     let scratch = Scratch::new()?;
     let stage = Stage {
+        folder: scratch.path(""),
         file: scratch.path("image.raw"),
         socket: scratch.path("socket"),
         size,
@@ -119,6 +122,7 @@ fn open_image(path: &Path) -> Result<(File, u64)> {
 
 /// What all rows use.
 struct Stage {
+    folder: PathBuf,
     file: PathBuf,
     socket: PathBuf,
     size: u64,

@@ -5,12 +5,14 @@
 pub(crate) mod blk;
 mod host;
 mod options;
+pub(crate) mod qtest;
 mod vhost_user;
 
 pub(crate) use host::{Host, InProcess, Ring};
 
 use crate::failure::{Failure, Result};
 use options::Options;
+use qtest::Qtest;
 use serde_json::Value;
 use std::fmt::{self, Debug, Display};
 use std::path::PathBuf;
@@ -107,6 +109,9 @@ pub(crate) fn help() -> String {
     }
     text += "  in-process:TYPE?...          all take layout=packed in_order=on\n";
     text += "                               threads=on (the device on threads of its own)\n";
+    for line in qtest::USAGE.lines() {
+        text += &format!("  {line}\n");
+    }
     text += "\nSizes are in bytes, or with K, M, G or T in powers of 1024.";
     text
 }
@@ -163,6 +168,8 @@ pub(crate) enum Target {
     VhostUser(PathBuf),
     /// In this process.
     InProcess(InProcess),
+    /// A device of QEMU's, without a guest.
+    Qtest(Qtest),
 }
 
 impl FromStr for Target {
@@ -173,7 +180,10 @@ impl FromStr for Target {
             Some(("vhost-user", "")) => Err("no socket: write vhost-user:SOCKET".into()),
             Some(("vhost-user", socket)) => Ok(Self::VhostUser(socket.into())),
             Some(("in-process", rest)) => InProcess::parse(rest).map(Self::InProcess),
-            _ => Err("not a device: write vhost-user:SOCKET or in-process:blk?image=FILE".into()),
+            Some(("qtest", rest)) => Qtest::parse(rest).map(Self::Qtest),
+            _ => Err("not a device: write vhost-user:SOCKET, in-process:blk?image=FILE or \
+                      qtest:virtio-blk-pci?file=FILE"
+                .into()),
         }
     }
 }
@@ -183,6 +193,7 @@ impl Display for Target {
         match self {
             Self::VhostUser(socket) => write!(f, "vhost-user:{}", socket.display()),
             Self::InProcess(device) => write!(f, "in-process:{}", device.local),
+            Self::Qtest(device) => write!(f, "qtest:{device}"),
         }
     }
 }
@@ -225,6 +236,7 @@ impl Target {
         match self {
             Self::VhostUser(socket) => vhost_user::open(socket, assumed, memory),
             Self::InProcess(device) => device.open(memory),
+            Self::Qtest(device) => device.open(memory),
         }
     }
 }
@@ -264,6 +276,8 @@ mod tests {
             "in-process:blk?size=1G&in_order=maybe",
             "in-process:blk?size=1G&colour=red",
             "in-process:blk?size=1G&read_only=on",
+            "qtest:",
+            "qtest:blk",
             "/dev/vda",
         ] {
             assert!(parse(text).is_err(), "{text}");
