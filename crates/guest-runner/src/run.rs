@@ -1,6 +1,6 @@
 //! One boot.
 
-use crate::disk::{Disk, Layout, SIZE};
+use crate::disk::{Disk, LAYOUTS, Layout, SIZE};
 use crate::scratch::Scratch;
 use crate::{Error, Kernel, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,12 @@ use virtio_kit_linux::process::spawn_tied;
 
 /// The program that boots it.
 const QEMU: &str = "qemu-system-x86_64";
+/// What all machines have: a serial port, and a device by which the kernel ends them.
+#[rustfmt::skip]
+const COMMON: [&str; 11] = [
+    "-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
+    "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+];
 /// What QEMU ends with when the kernel says that all went well.
 const SUCCESS: i32 = 33;
 
@@ -104,9 +110,8 @@ impl Boot {
         let mut command = Command::new(QEMU);
         command
             .args(self.machine.arguments())
-            .args(["-accel", "tcg", "-smp", &self.cpus.to_string(), "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
-            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+            .args(COMMON)
+            .args(["-smp", &self.cpus.to_string()])
             .args(disks.iter().flat_map(|disk| disk.arguments(attach, self.cpus)))
             .arg("-kernel")
             .arg(kernel.path())
@@ -161,6 +166,43 @@ impl Boot {
         let bytes = 3 * SIZE as u64;
         let (requests, time) = (number("requests")?, Duration::from_micros(number("us")?));
         Ok(Device { kind: "blk", name, features, cpus, requests, interrupts, bytes, time })
+    }
+}
+
+/// Instructions of a block request, as the kernel's feature `compare` counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Requests in flight.
+    pub depth: u64,
+    /// Of this project's driver.
+    pub ours: u64,
+    /// Of the published crate's.
+    pub theirs: u64,
+}
+
+/// Compares two drivers in one kernel, on a machine whose clock counts instructions.
+pub fn compare(kernel: &Kernel, limit: Duration) -> Result<Vec<Compared>, Error> {
+    let boot = Boot { limit, ..Boot::new(Machine::Microvm, 1) };
+    let scratch = Scratch::new_in(&boot.folder)?;
+    let mut command = Command::new(QEMU);
+    command.args(Machine::Microvm.arguments()).args(COMMON).args(["-icount", "shift=0,sleep=off"]);
+    for (&layout, seed) in LAYOUTS[..2].iter().zip(1..) {
+        let disk = Disk::create(scratch.path(), Layout { in_order: false, ..layout }, seed, seed)?;
+        command.args(disk.arguments(Machine::Microvm.attach(), 1));
+    }
+    command.arg("-kernel").arg(kernel.path()).args(["-append", "compare=on"]);
+    let said = say(command, limit)?;
+    let number = |line: &str, key: &str| {
+        line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+    };
+    let lines = said.lines().filter(|line| line.starts_with("compare "));
+    let compared = lines.filter_map(|line| {
+        let (depth, ours, theirs) = (number(line, "depth")?, number(line, "ours")?, number(line, "theirs")?);
+        Some(Compared { depth, ours, theirs })
+    });
+    match compared.collect::<Vec<_>>() {
+        none if none.is_empty() => Err(Error::Silent("the comparison", said)),
+        compared => Ok(compared),
     }
 }
 
