@@ -31,6 +31,12 @@ impl Layout {
     pub fn of(attach: Attach) -> &'static [Self] {
         if attach == Attach::MmioLegacy { &LAYOUTS[..1] } else { &LAYOUTS }
     }
+
+    /// As QEMU takes it.
+    pub(crate) fn properties(self) -> String {
+        let on = |yes| if yes { "on" } else { "off" };
+        format!("packed={},in_order={}", on(self.packed), on(self.in_order))
+    }
 }
 
 /// Bytes of each disk.
@@ -64,11 +70,9 @@ impl Disk {
     pub(crate) fn arguments(&self, attach: Attach, queues: u8) -> [String; 4] {
         let node = self.layout.name.replace('+', "-");
         let file = self.file.display();
-        let on = |yes| if yes { "on" } else { "off" };
-        let (packed, in_order) = (on(self.layout.packed), on(self.layout.in_order));
         let name = self.layout.name;
         let properties =
-            format!("drive={node},serial={name},num-queues={queues},packed={packed},in_order={in_order}");
+            format!("drive={node},serial={name},num-queues={queues},{}", self.layout.properties());
         [
             "-blockdev".into(),
             format!("driver=file,node-name={node},filename={file},discard=unmap"),
@@ -104,12 +108,12 @@ impl Disk {
         }
     }
 
-    pub(crate) fn wrong(&self, what: impl ToString) -> Error {
+    fn wrong(&self, what: impl ToString) -> Error {
         Error::Wrong { device: self.layout.name, what: what.to_string() }
     }
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         // A string takes everything.
         let _ = write!(text, "{byte:02x}");

@@ -1,6 +1,8 @@
 //! One boot.
 
 use crate::disk::{Disk, LAYOUTS, Layout, SIZE};
+use crate::line::Line;
+use crate::rng::Source;
 use crate::scratch::Scratch;
 use crate::{Error, Kernel, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,6 +38,8 @@ pub struct Boot {
     pub limit: Duration,
     /// The disks, by their rings' layouts; one for each.
     pub disks: Vec<Layout>,
+    /// The layout of the entropy device, if there is one.
+    pub rng: Option<Layout>,
     /// Where a folder for the disks is made, and removed again.
     pub folder: PathBuf,
     /// More arguments for QEMU.
@@ -93,6 +97,7 @@ impl Boot {
             seed: 1,
             limit: Duration::from_secs(60),
             disks: Layout::of(machine.attach()).to_vec(),
+            rng: Layout::of(machine.attach()).iter().rfind(|layout| !layout.in_order).copied(),
             folder: std::env::temp_dir(),
             arguments: Vec::new(),
         }
@@ -107,12 +112,17 @@ impl Boot {
         for (&layout, number) in self.disks.iter().zip(1..) {
             disks.push(Disk::create(scratch.path(), layout, second.wrapping_add(2 * number), second)?);
         }
+        let source = match self.rng {
+            Some(layout) => Some(Source::create(scratch.path(), layout, second)?),
+            None => None,
+        };
         let mut command = Command::new(QEMU);
         command
             .args(self.machine.arguments())
             .args(COMMON)
             .args(["-smp", &self.cpus.to_string()])
             .args(disks.iter().flat_map(|disk| disk.arguments(attach, self.cpus)))
+            .args(source.iter().flat_map(|source| source.arguments(attach)))
             .arg("-kernel")
             .arg(kernel.path())
             .args(["-append", &format!("seed={second}")])
@@ -120,52 +130,41 @@ impl Boot {
         let began = Instant::now();
         let said = say(command, self.limit)?;
         let time = began.elapsed();
-        let devices = disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
+        let mut devices: Vec<_> =
+            disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
+        if let Some(source) = &source {
+            devices.push(self.look_at_source(source, &said)?);
+        }
         Ok(Verified { devices, time, said })
     }
 
     /// What the kernel said of a disk, compared with the disk.
     fn look_at(&self, disk: &Disk, said: &str) -> Result<Device, Error> {
-        let name = disk.name();
-        let prefix = format!("blk {name}: ");
-        let line = said.lines().find_map(|line| line.trim_end().strip_prefix(&prefix));
-        let line = line.ok_or_else(|| Error::Silent(name, said.into()))?;
-        let value = |key: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-            found.ok_or_else(|| disk.wrong(format_args!("the kernel does not say `{key}`")))
-        };
-        let number = |key: &str| -> Result<u64, Error> {
-            let no_number = |_| disk.wrong(format_args!("`{key}` is no number in: {line}"));
-            value(key)?.parse().map_err(no_number)
-        };
-        if line.split_whitespace().next() != Some(name) {
-            return Err(disk.wrong(format_args!("another layout was negotiated: {line}")));
-        }
-        if value("read")? != disk.first_hash() {
-            return Err(disk.wrong("what the kernel read is not what the disk contained"));
+        let line = Line::find(said, "blk", disk.name())?;
+        line.expect_layout(disk.name())?;
+        if line.value("read")? != disk.first_hash() {
+            return Err(line.wrong("what the kernel read is not what the disk contained"));
         }
         let cpus = self.machine.cpus(self.cpus);
         for key in ["queues", "cpus"] {
-            if number(key)? != u64::from(cpus) {
-                return Err(disk.wrong(format_args!("not {key}={cpus}: {line}")));
+            if line.number(key)? != u64::from(cpus) {
+                return Err(line.wrong(&format!("not {key}={cpus}")));
             }
         }
-        let (interrupts, polled) = (number("interrupts")?, number("polled")?);
-        if interrupts == 0 {
-            return Err(disk.wrong("not a single interrupt came"));
-        }
-        if polled > interrupts {
-            return Err(disk.wrong("polling was interrupted"));
-        }
-        disk.check(number("zeroed")? as usize)?;
-        let features = value("features")?.strip_prefix("0x").map(|hex| u128::from_str_radix(hex, 16));
-        let Some(Ok(features)) = features else {
-            return Err(disk.wrong(format_args!("`features` are no bits in: {line}")));
-        };
+        disk.check(line.number("zeroed")? as usize)?;
         // All is read, written, and read again.
-        let bytes = 3 * SIZE as u64;
-        let (requests, time) = (number("requests")?, Duration::from_micros(number("us")?));
-        Ok(Device { kind: "blk", name, features, cpus, requests, interrupts, bytes, time })
+        line.device(3 * SIZE as u64)
+    }
+
+    /// What the kernel said of the entropy device, compared with its source.
+    fn look_at_source(&self, source: &Source, said: &str) -> Result<Device, Error> {
+        let line = Line::find(said, "rng", "rng")?;
+        line.expect_layout(source.layout().name)?;
+        let bytes = line.number("bytes")?;
+        if bytes == 0 || Some(line.value("read")?) != source.hash(bytes).as_deref() {
+            return Err(line.wrong("what the kernel read is not what came from the source"));
+        }
+        line.device(bytes)
     }
 }
 

@@ -1,13 +1,12 @@
 //! Block devices: all of the disk is read, half of it written by interrupts and half polled, and all is read again.
 
 use super::pattern::{self, SECTOR};
-use super::{Failure, LIMIT, Wait};
+use super::{Failure, LIMIT, Wait, hex, layout};
 use crate::println;
 use crate::x86::{interrupts, smp, time};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt::Write;
 use core::ops::Range;
 use sha2::{Digest, Sha256};
 use virtio_kit::{DmaBuf, F};
@@ -44,8 +43,7 @@ type Content = Vec<u8>;
 pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     let features = disk.features;
     let in_order = features.contains(F::IN_ORDER);
-    let layout = if features.contains(F::RING_PACKED) { "packed" } else { "split" };
-    let order = if in_order { "+in_order" } else { "" };
+    let layout = layout(features);
     let sectors = disk.info.sectors / SECTORS * SECTORS;
     let count = disk.queues.len() as u64;
     let (control, can_flush, info) = (disk.control.clone(), disk.info.flush, disk.info.clone());
@@ -93,7 +91,7 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     }
     let requests: u64 = shares.iter().map(|share| share.requests).sum();
     println!(
-        "blk {id}: {layout}{order} features={:#x} queues={count} cpus={} sectors={} requests={requests} \
+        "blk {id}: {layout} features={:#x} queues={count} cpus={} sectors={} requests={requests} \
          interrupts={by_interrupt} polled={polled} us={} zeroed={zeroed} read={hash}",
         features.bits(),
         smp::count().min(count as usize).max(1),
@@ -136,12 +134,7 @@ fn for_all<R: Send + 'static>(
 fn hash(parts: &[Content]) -> String {
     let mut sum = Sha256::new();
     parts.iter().for_each(|part| sum.update(part));
-    let mut text = String::new();
-    for byte in sum.finalize() {
-        // A string takes everything.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex(&sum.finalize())
 }
 
 impl Share {

@@ -2,17 +2,20 @@
 
 mod blk;
 mod pattern;
+mod rng;
 
 use crate::x86::smp;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt::Display;
+use core::fmt::{Display, Write};
 use core::time::Duration;
 use spin::Mutex;
 use virtio_kit::bus::Driver;
+use virtio_kit::{F, Features};
 use virtio_kit_drivers::blk::{BlkDriver, Options as BlkOptions};
+use virtio_kit_drivers::rng::{Options as RngOptions, Rng, RngDriver};
 
 /// Longest that anything may take that is expected to happen.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -39,15 +42,19 @@ enum Wait {
 #[derive(Default)]
 pub struct Devices {
     disks: Arc<Mutex<Vec<blk::Disk>>>,
+    sources: Arc<Mutex<Vec<Rng>>>,
 }
 
 impl Devices {
     /// The drivers, which put the devices that they take here.
     pub fn drivers(&self) -> Vec<Arc<dyn Driver>> {
-        let disks = self.disks.clone();
+        let (disks, sources) = (self.disks.clone(), self.sources.clone());
         // A queue for each CPU.
         let options = BlkOptions { queues: smp::count() as u16, ..BlkOptions::default() };
-        vec![Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk)))]
+        vec![
+            Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk))),
+            Arc::new(RngDriver::new(RngOptions::default(), move |source| sources.lock().push(source))),
+        ]
     }
 
     /// Works with all of them; a line for each.
@@ -55,6 +62,24 @@ impl Devices {
         for disk in core::mem::take(&mut *self.disks.lock()) {
             blk::work(disk, seed)?;
         }
+        for source in core::mem::take(&mut *self.sources.lock()) {
+            rng::work(source)?;
+        }
         Ok(())
     }
+}
+
+/// The layout that was negotiated.
+fn layout(features: Features) -> String {
+    let layout = if features.contains(F::RING_PACKED) { "packed" } else { "split" };
+    let order = if features.contains(F::IN_ORDER) { "+in_order" } else { "" };
+    [layout, order].concat()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -165,7 +165,10 @@ impl Act for BlkAct {
                 let is_it = |l: &disk::Layout| (l.packed, l.in_order) == (packed, in_order);
                 let disks = disk::LAYOUTS.into_iter().filter(is_it).collect();
                 let folder = stage.folder.clone();
-                guest::play(&Boot { seed: number, disks, folder, ..Boot::new(machine, 2) }, DeviceId::BLOCK)
+                guest::play(
+                    &Boot { seed: number, disks, rng: None, folder, ..Boot::new(machine, 2) },
+                    DeviceId::BLOCK,
+                )
             }
         }
     }
