@@ -1,13 +1,15 @@
 //! Block devices: all of the disk is read, half of it written by interrupts and half polled, and all is read again.
 
 use super::pattern::{self, SECTOR};
-use super::{Failure, LIMIT, Wait, hex, layout};
+use super::{Alarm, Failure, LIMIT, Wait, hex, layout};
 use crate::println;
 use crate::x86::{interrupts, smp, time};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::task::Poll;
 use sha2::{Digest, Sha256};
 use virtio_kit::{DmaBuf, F};
 use virtio_kit_drivers::blk::{Blk, BlkQueue, Kind, SubmitErrorKind};
@@ -75,20 +77,13 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
         }
     }
     let first = shares.first_mut().ok_or("a disk without a queue")?;
+    let before = interrupts::count();
     let id = first.id()?;
+    by_interrupt += interrupts::count() - before;
     if can_flush {
         first.flush()?;
     }
     let zeroed = first.zero(info.write_zeroes.is_some())?;
-    // On a busy host a device may have answered each time before anybody slept.
-    for _ in 0..1000 {
-        if by_interrupt > 0 {
-            break;
-        }
-        let before = interrupts::count();
-        first.id()?;
-        by_interrupt += interrupts::count() - before;
-    }
     let requests: u64 = shares.iter().map(|share| share.requests).sum();
     println!(
         "blk {id}: {layout} features={:#x} queues={count} cpus={} sectors={} requests={requests} \
@@ -259,22 +254,27 @@ impl Share {
         self.complete(0, Wait::Interrupt, |_, _| Ok(()))
     }
 
-    /// The name that the device was given.
+    /// The name that the device was given. By an interrupt, however fast the device is: nothing is in flight when the
+    /// queue is asked, so that it is ready to be woken before the device sees the request.
     fn id(&mut self) -> Result<String, Failure> {
-        self.queue.get_id(0).map_err(|error| Failure::from(error.kind))?;
-        self.queue.kick()?;
-        let deadline = time::now() + LIMIT;
-        loop {
-            if let Some(done) = self.queue.complete()? {
-                done.result?;
-                let id = done.id.ok_or("no identification")?;
-                return Ok(String::from_utf8_lossy(&id).trim_end_matches('\0').into());
+        let alarm = Arc::new(Alarm::default());
+        let mut asked = false;
+        let done = alarm.sleep(|cx| {
+            let done = self.queue.poll_complete(cx);
+            if !asked && done.is_pending() {
+                asked = true;
+                if let Err(error) = self.queue.get_id(0) {
+                    return Poll::Ready(Err(Failure::from(error.kind)));
+                }
+                if let Err(error) = self.queue.kick() {
+                    return Poll::Ready(Err(Failure::from(error)));
+                }
             }
-            self.queue.wait(LIMIT)?;
-            if time::now() >= deadline {
-                return Err(Failure::from("the identification never came"));
-            }
-        }
+            done.map_err(Failure::from)
+        })??;
+        done.result?;
+        let id = done.id.ok_or("no identification")?;
+        Ok(String::from_utf8_lossy(&id).trim_end_matches('\0').into())
     }
 
     /// Makes the first request's sectors zeros, if the device can; how many.

@@ -4,12 +4,15 @@ mod blk;
 mod pattern;
 mod rng;
 
-use crate::x86::smp;
+use crate::x86::{smp, time};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::task::Wake;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::{Display, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use spin::Mutex;
 use virtio_kit::bus::Driver;
@@ -36,6 +39,33 @@ enum Wait {
     Interrupt,
     /// By looking.
     Poll,
+}
+
+/// Wakes whoever sleeps until it is set: what an executor would have for each of its tasks.
+#[derive(Default)]
+struct Alarm(AtomicBool);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+        time::wake_others();
+    }
+}
+
+impl Alarm {
+    /// Polls until there is a value, and sleeps between two looks.
+    fn sleep<R>(self: &Arc<Self>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Result<R, Failure> {
+        let waker = Waker::from(self.clone());
+        let deadline = time::now() + LIMIT;
+        loop {
+            if let Poll::Ready(value) = poll(&mut Context::from_waker(&waker)) {
+                return Ok(value);
+            }
+            if !time::sleep_until(deadline, || self.0.swap(false, Ordering::Acquire)) {
+                return Err(Failure::from("an interrupt never came"));
+            }
+        }
+    }
 }
 
 /// The devices that drivers took.

@@ -1,15 +1,16 @@
 //! Entropy devices: bytes by interrupts, and as many polled.
 
-use super::{Failure, LIMIT, Wait, hex, layout};
+use super::{Alarm, Failure, LIMIT, Wait, hex, layout};
 use crate::println;
 use crate::x86::{interrupts, smp, time};
+use alloc::sync::Arc;
 use alloc::vec;
+use core::task::Poll;
 use sha2::{Digest, Sha256};
 use virtio_kit_drivers::rng::Rng;
 
-/// Bytes each way, and at most by interrupts.
+/// Bytes each way.
 const BYTES: usize = 2048;
-const MOST: usize = 32 << 10;
 /// Bytes of a request.
 const REQUEST: usize = 256;
 
@@ -20,13 +21,9 @@ pub fn work(mut rng: Rng) -> Result<(), Failure> {
     let task = smp::run_on(cpu, move || {
         let (before, began) = (interrupts::count(), time::now());
         let mut bytes = vec![0; BYTES];
-        read(&mut rng, &mut bytes, Wait::Interrupt)?;
-        // On a busy host a device may have answered each time before anybody slept.
-        while interrupts::count() == before && bytes.len() < MOST {
-            let at = bytes.len();
-            bytes.resize(at + REQUEST, 0);
-            read(&mut rng, &mut bytes[at..], Wait::Interrupt)?;
-        }
+        let (first, others) = bytes.split_at_mut(REQUEST);
+        read_by_interrupt(&mut rng, first)?;
+        read(&mut rng, others, Wait::Interrupt)?;
         let by_interrupt = interrupts::count() - before;
         let at = bytes.len();
         bytes.resize(at + BYTES, 0);
@@ -46,6 +43,25 @@ pub fn work(mut rng: Rng) -> Result<(), Failure> {
         bytes.len(),
     );
     Ok(())
+}
+
+/// Fills `to` by one request, and by an interrupt, however fast the device is: the queue is ready to wake before the
+/// device sees the request.
+fn read_by_interrupt(rng: &mut Rng, to: &mut [u8]) -> Result<(), Failure> {
+    let alarm = Arc::new(Alarm::default());
+    rng.request(to.len())?;
+    let mut shown = false;
+    let done = alarm.sleep(|cx| {
+        let done = rng.poll_read(cx, to);
+        if !shown && done.is_pending() {
+            shown = true;
+            if let Err(error) = rng.kick() {
+                return Poll::Ready(Err(error));
+            }
+        }
+        done
+    })??;
+    read(rng, &mut to[done..], Wait::Interrupt)
 }
 
 /// Fills `to` by one request after the other.
