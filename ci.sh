@@ -22,11 +22,14 @@ ci/install-tools.sh
 
 step "format"
 cargo fmt --all --check
+(cd guest && cargo fmt --check)
 
 step "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 cargo clippy --package virtio-kit-ring --no-default-features --quiet -- -D warnings
 cargo clippy --package virtio-kit --all-features --all-targets --quiet -- -D warnings
+# The kernel, which is a workspace of its own.
+(cd guest && cargo clippy --release --quiet --target-dir target/plain -- -D warnings)
 
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
@@ -53,6 +56,9 @@ if $long; then
 
     step "long: other machines"
     ci/targets.sh
+
+    step "long: instructions of a request, beside another driver's, in the kernel"
+    cargo guest --compare
 fi
 
 step "done"

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 ceiling=265
 
-for crate in spec core drivers devices vkit; do
+for crate in spec core drivers devices guest-runner vkit; do
     root=crates/$crate/src/lib.rs
     [ -f "$root" ] || root=crates/$crate/src/main.rs
     grep -q '^#!\[forbid(unsafe_code)\]' "$root" || { echo "$root does not forbid unsafe code" >&2; exit 1; }

@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "compare")]
+mod compare;
 mod platform;
 mod work;
 mod x86;
@@ -78,7 +80,11 @@ fn run(boot: BootInfo, tables: &Tables, arena: Arena) -> Result<(), work::Failur
     let places = platform::mmio::places(boot.command_line(), tables);
     let controllers = platform::lines::Controllers::new(tables);
     // SAFETY: the places that firmware names.
-    let mmio = unsafe { platform::mmio::Mmio::new(places.clone(), controllers, arena) };
+    let mmio = unsafe { platform::mmio::Mmio::new(places.clone(), controllers, arena.clone()) };
+    #[cfg(feature = "compare")]
+    if boot.argument("compare").is_some() {
+        return compare::run(mmio, places, &arena);
+    }
     bus.install_backend(Box::new(MmioBus::new(mmio, places)));
     let devices = work::Devices::default();
     for driver in devices.drivers() {

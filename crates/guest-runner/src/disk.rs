@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 pub struct Layout {
     /// The device's name, by which the kernel's line is known.
     pub name: &'static str,
-    packed: bool,
-    in_order: bool,
+    /// Packed, or else split.
+    pub packed: bool,
+    /// In order.
+    pub in_order: bool,
 }
 
 /// The four of them.
@@ -28,6 +30,12 @@ impl Layout {
     /// Those that devices attached in some way can have: legacy devices have only the first.
     pub fn of(attach: Attach) -> &'static [Self] {
         if attach == Attach::MmioLegacy { &LAYOUTS[..1] } else { &LAYOUTS }
+    }
+
+    /// As QEMU takes it.
+    pub(crate) fn properties(self) -> String {
+        let on = |yes| if yes { "on" } else { "off" };
+        format!("packed={},in_order={}", on(self.packed), on(self.in_order))
     }
 }
 
@@ -62,11 +70,9 @@ impl Disk {
     pub(crate) fn arguments(&self, attach: Attach, queues: u8) -> [String; 4] {
         let node = self.layout.name.replace('+', "-");
         let file = self.file.display();
-        let on = |yes| if yes { "on" } else { "off" };
-        let (packed, in_order) = (on(self.layout.packed), on(self.layout.in_order));
         let name = self.layout.name;
         let properties =
-            format!("drive={node},serial={name},num-queues={queues},packed={packed},in_order={in_order}");
+            format!("drive={node},serial={name},num-queues={queues},{}", self.layout.properties());
         [
             "-blockdev".into(),
             format!("driver=file,node-name={node},filename={file},discard=unmap"),
@@ -87,7 +93,7 @@ impl Disk {
         let found = fs::read(&self.file).map_err(|error| Error::Io("a disk's file", error))?;
         let mut expected = vec![0; SIZE];
         pattern::fill(self.second, 0, &mut expected);
-        expected[..zeroed * pattern::SECTOR].fill(0);
+        expected[..(zeroed * pattern::SECTOR).min(SIZE)].fill(0);
         if found.len() != SIZE {
             return Err(self.wrong("the file's length has changed"));
         }
@@ -102,12 +108,12 @@ impl Disk {
         }
     }
 
-    pub(crate) fn wrong(&self, what: impl ToString) -> Error {
+    fn wrong(&self, what: impl ToString) -> Error {
         Error::Wrong { device: self.layout.name, what: what.to_string() }
     }
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         // A string takes everything.
         let _ = write!(text, "{byte:02x}");

@@ -8,9 +8,11 @@
 pub mod disk;
 mod error;
 pub mod kernel;
+mod line;
 pub mod machine;
 #[path = "../../../guest/src/work/pattern.rs"]
 pub mod pattern;
+mod rng;
 pub mod run;
 mod scratch;
 

@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use virtio_kit_guest_runner::run::{self, Compared};
 use virtio_kit_guest_runner::{Boot, Error, Kernel, Machine};
 
 /// Builds the bare-metal kernel in guest/, boots it in QEMU, and checks from outside what its drivers did.
@@ -21,6 +22,9 @@ struct Cli {
     /// Boot this kernel, and build none
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Instead, count the instructions of a block request, beside those of the crate virtio-drivers
+    #[arg(long, conflicts_with_all = ["machine", "cpus", "kernel", "serial", "seed"])]
+    compare: bool,
     /// Show all that the kernel says
     #[arg(long)]
     serial: bool,
@@ -36,7 +40,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    match work(&Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -47,7 +51,10 @@ fn main() -> ExitCode {
 }
 
 /// Whether all boots went well.
-fn run(cli: &Cli) -> Result<bool, Error> {
+fn work(cli: &Cli) -> Result<bool, Error> {
+    if cli.compare {
+        return compare(Duration::from_secs(cli.seconds));
+    }
     let kernel = match &cli.kernel {
         Some(path) => Kernel::at(path),
         None => Kernel::build()?,
@@ -70,10 +77,7 @@ fn run(cli: &Cli) -> Result<bool, Error> {
             match boot.run(&kernel) {
                 Ok(verified) => {
                     println!("{title}: verified in {:.2} s", verified.time.as_secs_f64());
-                    for device in &verified.devices {
-                        let name = format!("{} {}", device.kind, device.name);
-                        println!("    {name:<20}  {}; {}", device.how, device.verified);
-                    }
+                    verified.devices.iter().for_each(|device| println!("    {device}"));
                     if cli.serial {
                         print!("{}", verified.said);
                     }
@@ -87,4 +91,14 @@ fn run(cli: &Cli) -> Result<bool, Error> {
         }
     }
     Ok(good)
+}
+
+fn compare(limit: Duration) -> Result<bool, Error> {
+    println!("instructions of a read of 512 bytes, adding, notifying and taking the answer, polled:");
+    for compared in run::compare(&Kernel::build_with(&["compare"])?, limit)? {
+        let Compared { depth, ours, theirs } = compared;
+        let percent = ours * 100 / theirs.max(1);
+        println!("    {depth:>2} in flight: {ours}, and virtio-drivers {theirs} ({percent} %)");
+    }
+    Ok(true)
 }

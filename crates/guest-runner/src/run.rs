@@ -1,17 +1,27 @@
 //! One boot.
 
-use crate::disk::{Disk, Layout, SIZE};
+use crate::disk::{Disk, LAYOUTS, Layout, SIZE};
+use crate::line::Line;
+use crate::rng::Source;
 use crate::scratch::Scratch;
 use crate::{Error, Kernel, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use virtio_kit_linux::process::spawn_tied;
 
 /// The program that boots it.
 const QEMU: &str = "qemu-system-x86_64";
+/// What all machines have: a serial port, and a device by which the kernel ends them.
+#[rustfmt::skip]
+const COMMON: [&str; 11] = [
+    "-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
+    "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+];
 /// What QEMU ends with when the kernel says that all went well.
 const SUCCESS: i32 = 33;
 
@@ -26,6 +36,12 @@ pub struct Boot {
     pub seed: u64,
     /// How long it may take.
     pub limit: Duration,
+    /// The disks, by their rings' layouts; one for each.
+    pub disks: Vec<Layout>,
+    /// The layout of the entropy device, if there is one.
+    pub rng: Option<Layout>,
+    /// Where a folder for the disks is made, and removed again.
+    pub folder: PathBuf,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
 }
@@ -48,34 +64,65 @@ pub struct Device {
     pub kind: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// How, as the kernel says.
-    pub how: String,
-    /// What was looked at from outside.
-    pub verified: String,
+    /// The features agreed on, as bits.
+    pub features: u128,
+    /// CPUs that worked with it.
+    pub cpus: u8,
+    /// Requests that it took.
+    pub requests: u64,
+    /// Interrupts while the CPUs slept; while they polled there were none.
+    pub interrupts: u64,
+    /// Bytes that went through it, and were found to be right from outside.
+    pub bytes: u64,
+    /// What the kernel measured of that.
+    pub time: Duration,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, cpus, requests, interrupts, bytes, .. } = self;
+        let name = format!("{kind} {name}");
+        let s = if *cpus == 1 { "" } else { "s" };
+        write!(f, "{name:<20}  {requests} requests, {interrupts} interrupts, on {cpus} CPU{s}; ")?;
+        write!(f, "{} KiB verified from outside", bytes >> 10)
+    }
 }
 
 impl Boot {
     /// A machine with some CPUs.
     pub fn new(machine: Machine, cpus: u8) -> Self {
-        Self { machine, cpus, seed: 1, limit: Duration::from_secs(60), arguments: Vec::new() }
+        Self {
+            machine,
+            cpus,
+            seed: 1,
+            limit: Duration::from_secs(60),
+            disks: Layout::of(machine.attach()).to_vec(),
+            rng: Layout::of(machine.attach()).iter().rfind(|layout| !layout.in_order).copied(),
+            folder: std::env::temp_dir(),
+            arguments: Vec::new(),
+        }
     }
 
     /// Boots the kernel and checks what it did.
     pub fn run(&self, kernel: &Kernel) -> Result<Verified, Error> {
-        let scratch = Scratch::new()?;
+        let scratch = Scratch::new_in(&self.folder)?;
         let attach = self.machine.attach();
         let second = self.seed.wrapping_mul(2).wrapping_add(1);
         let mut disks = Vec::new();
-        for (layout, number) in Layout::of(attach).iter().zip(1..) {
-            disks.push(Disk::create(scratch.path(), *layout, second.wrapping_add(2 * number), second)?);
+        for (&layout, number) in self.disks.iter().zip(1..) {
+            disks.push(Disk::create(scratch.path(), layout, second.wrapping_add(2 * number), second)?);
         }
+        let source = match self.rng {
+            Some(layout) => Some(Source::create(scratch.path(), layout, second)?),
+            None => None,
+        };
         let mut command = Command::new(QEMU);
         command
             .args(self.machine.arguments())
-            .args(["-accel", "tcg", "-smp", &self.cpus.to_string(), "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
-            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+            .args(COMMON)
+            .args(["-smp", &self.cpus.to_string()])
             .args(disks.iter().flat_map(|disk| disk.arguments(attach, self.cpus)))
+            .args(source.iter().flat_map(|source| source.arguments(attach)))
             .arg("-kernel")
             .arg(kernel.path())
             .args(["-append", &format!("seed={second}")])
@@ -83,54 +130,78 @@ impl Boot {
         let began = Instant::now();
         let said = say(command, self.limit)?;
         let time = began.elapsed();
-        let devices = disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
+        let mut devices: Vec<_> =
+            disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
+        if let Some(source) = &source {
+            devices.push(self.look_at_source(source, &said)?);
+        }
         Ok(Verified { devices, time, said })
     }
 
     /// What the kernel said of a disk, compared with the disk.
     fn look_at(&self, disk: &Disk, said: &str) -> Result<Device, Error> {
-        let name = disk.name();
-        let prefix = format!("blk {name}: ");
-        let line = said.lines().find_map(|line| line.trim_end().strip_prefix(&prefix));
-        let line = line.ok_or_else(|| Error::Silent(name, said.into()))?;
-        let value = |key: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-            found.ok_or_else(|| disk.wrong(format_args!("the kernel does not say `{key}`")))
-        };
-        let number = |key: &str| {
-            value(key)?.parse().map_err(|_| disk.wrong(format_args!("`{key}` is no number in: {line}")))
-        };
-        if line.split_whitespace().next() != Some(name) {
-            return Err(disk.wrong(format_args!("another layout was negotiated: {line}")));
-        }
-        if value("read")? != disk.first_hash() {
-            return Err(disk.wrong("what the kernel read is not what the disk contained"));
+        let line = Line::find(said, "blk", disk.name())?;
+        line.expect_layout(disk.name())?;
+        if line.value("read")? != disk.first_hash() {
+            return Err(line.wrong("what the kernel read is not what the disk contained"));
         }
         let cpus = self.machine.cpus(self.cpus);
-        let expected: [(&str, usize); 2] = [("queues", cpus.into()), ("cpus", cpus.into())];
-        for (key, expected) in expected {
-            if number(key)? != expected {
-                return Err(disk.wrong(format_args!("not {key}={expected}: {line}")));
+        for key in ["queues", "cpus"] {
+            if line.number(key)? != u64::from(cpus) {
+                return Err(line.wrong(&format!("not {key}={cpus}")));
             }
         }
-        let (by_interrupt, polled): (usize, usize) = (number("interrupts")?, number("polled")?);
-        if by_interrupt == 0 {
-            return Err(disk.wrong("not a single interrupt came"));
+        disk.check(line.number("zeroed")? as usize)?;
+        // All is read, written, and read again.
+        line.device(3 * SIZE as u64)
+    }
+
+    /// What the kernel said of the entropy device, compared with its source.
+    fn look_at_source(&self, source: &Source, said: &str) -> Result<Device, Error> {
+        let line = Line::find(said, "rng", "rng")?;
+        line.expect_layout(source.layout().name)?;
+        let bytes = line.number("bytes")?;
+        if bytes == 0 || Some(line.value("read")?) != source.hash(bytes).as_deref() {
+            return Err(line.wrong("what the kernel read is not what came from the source"));
         }
-        if polled > by_interrupt {
-            return Err(disk.wrong("polling was interrupted"));
-        }
-        disk.check(number("zeroed")?)?;
-        let (requests, cpus) = (number("requests")?, number("cpus")?);
-        Ok(Device {
-            kind: "blk",
-            name,
-            how: format!(
-                "{requests} requests, {by_interrupt} interrupts, on {cpus} CPU{}",
-                if cpus == 1 { "" } else { "s" }
-            ),
-            verified: format!("{} KiB read, {} KiB found in the file", SIZE >> 10, SIZE >> 10),
-        })
+        line.device(bytes)
+    }
+}
+
+/// Instructions of a block request, as the kernel's feature `compare` counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Requests in flight.
+    pub depth: u64,
+    /// Of this project's driver.
+    pub ours: u64,
+    /// Of the published crate's.
+    pub theirs: u64,
+}
+
+/// Compares two drivers in one kernel, on a machine whose clock counts instructions.
+pub fn compare(kernel: &Kernel, limit: Duration) -> Result<Vec<Compared>, Error> {
+    let boot = Boot { limit, ..Boot::new(Machine::Microvm, 1) };
+    let scratch = Scratch::new_in(&boot.folder)?;
+    let mut command = Command::new(QEMU);
+    command.args(Machine::Microvm.arguments()).args(COMMON).args(["-icount", "shift=0,sleep=off"]);
+    for (&layout, seed) in LAYOUTS[..2].iter().zip(1..) {
+        let disk = Disk::create(scratch.path(), Layout { in_order: false, ..layout }, seed, seed)?;
+        command.args(disk.arguments(Machine::Microvm.attach(), 1));
+    }
+    command.arg("-kernel").arg(kernel.path()).args(["-append", "compare=on"]);
+    let said = say(command, limit)?;
+    let number = |line: &str, key: &str| {
+        line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+    };
+    let lines = said.lines().filter(|line| line.starts_with("compare "));
+    let compared = lines.filter_map(|line| {
+        let (depth, ours, theirs) = (number(line, "depth")?, number(line, "ours")?, number(line, "theirs")?);
+        Some(Compared { depth, ours, theirs })
+    });
+    match compared.collect::<Vec<_>>() {
+        none if none.is_empty() => Err(Error::Silent("the comparison", said)),
+        compared => Ok(compared),
     }
 }
 

@@ -55,7 +55,7 @@ fn chains_make_the_round_trip_in_every_layout_past_the_wrap_of_every_index() {
                     }
                     for mut chain in held {
                         let n: u64 = chain.read_value().unwrap();
-                        chain.write(&n.to_le_bytes()).unwrap();
+                        chain.write(&n.to_ne_bytes()).unwrap();
                         if n.is_multiple_of(2) {
                             chain.mark_written(8, 504).unwrap();
                             chain.write_last(7).unwrap();
@@ -102,7 +102,7 @@ fn a_pair_runs_on_donated_storage_without_a_heap_of_its_own() {
         driver.add_buf(Chain::writable(arena.alloc(8).unwrap()), token).unwrap();
         driver.publish();
         let mut chain = dev.take().unwrap().unwrap();
-        chain.write(&token.to_le_bytes()).unwrap();
+        chain.write(&token.to_ne_bytes()).unwrap();
         dev.complete(chain).unwrap();
         dev.publish();
         let used = driver.get_buf().unwrap().unwrap();

@@ -61,6 +61,10 @@ pub(crate) enum TransportKind {
     InProcess,
     /// Another process, over a Unix socket: qemu-storage-daemon, if it is on the PATH
     VhostUser,
+    /// QEMU's devices without a guest, by PCI and MMIO: qemu-system-x86_64, if it is on the PATH
+    Qtest,
+    /// The bare-metal kernel in guest/, with the same drivers, booted in QEMU; it is built if there is a cargo
+    Guest,
 }
 
 /// A device type by its name.

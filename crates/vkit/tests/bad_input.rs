@@ -13,13 +13,18 @@ fn wrong_usage_is_one_line_and_status_2() {
     for (line, expected) in [
         (
             "info nonsense",
-            "vkit: invalid value 'nonsense' for '<TARGET>': not a device: write vhost-user:SOCKET or \
-             in-process:blk?image=FILE (see `vkit --help`)",
+            "vkit: invalid value 'nonsense' for '<TARGET>': not a device: write vhost-user:SOCKET, \
+             in-process:blk?image=FILE or qtest:virtio-blk-pci?file=FILE (see `vkit --help`)",
         ),
         (
             "info in-process:teapot",
             "vkit: invalid value 'in-process:teapot' for '<TARGET>': no device `teapot`: there are blk, \
              console and rng (see `vkit --help`)",
+        ),
+        (
+            "info qtest:teapot",
+            "vkit: invalid value 'qtest:teapot' for '<TARGET>': no device `teapot`: write a name of QEMU's that \
+             ends in -pci or -device, such as virtio-blk-pci (see `vkit --help`)",
         ),
         ("info", "vkit: the following required arguments were not provided: <TARGET> (see `vkit --help`)"),
         ("frobnicate", "vkit: unrecognized subcommand 'frobnicate' (see `vkit --help`)"),

@@ -1,14 +1,15 @@
 //! Block devices: all of the disk is read, half of it written by interrupts and half polled, and all is read again.
 
 use super::pattern::{self, SECTOR};
-use super::{Failure, LIMIT, Wait};
+use super::{Alarm, Failure, LIMIT, Wait, hex, layout};
 use crate::println;
 use crate::x86::{interrupts, smp, time};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt::Write;
 use core::ops::Range;
+use core::task::Poll;
 use sha2::{Digest, Sha256};
 use virtio_kit::{DmaBuf, F};
 use virtio_kit_drivers::blk::{Blk, BlkQueue, Kind, SubmitErrorKind};
@@ -44,8 +45,7 @@ type Content = Vec<u8>;
 pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     let features = disk.features;
     let in_order = features.contains(F::IN_ORDER);
-    let layout = if features.contains(F::RING_PACKED) { "packed" } else { "split" };
-    let order = if in_order { "+in_order" } else { "" };
+    let layout = layout(features);
     let sectors = disk.info.sectors / SECTORS * SECTORS;
     let count = disk.queues.len() as u64;
     let (control, can_flush, info) = (disk.control.clone(), disk.info.flush, disk.info.clone());
@@ -56,9 +56,11 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
         shares.push(Share { queue, sectors, in_order, free: Vec::new(), requests: 0 });
     }
     // All of it, as it was.
-    let before = interrupts::count();
+    let (before, began) = (interrupts::count(), time::now());
     let read = for_all(&mut shares, |share| share.read(share.sectors.clone(), Wait::Interrupt, FEW))?;
+    let mut time = time::now() - began;
     let hash = hash(&read);
+    let began = time::now();
     // Half of each share with the CPUs asleep, and half without a single interrupt.
     for_all(&mut shares, move |share| share.write(share.half(0), seed, Wait::Interrupt, ONE))?;
     let mut by_interrupt = interrupts::count() - before;
@@ -66,6 +68,7 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     for_all(&mut shares, move |share| share.write(share.half(1), seed, Wait::Poll, MANY))?;
     let written = for_all(&mut shares, |share| share.read(share.sectors.clone(), Wait::Poll, MANY))?;
     let polled = interrupts::count() - before;
+    time += time::now() - began;
     for (share, written) in shares.iter().zip(&written) {
         let mut expected = vec![0; written.len()];
         pattern::fill(seed, share.sectors.start, &mut expected);
@@ -74,7 +77,9 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
         }
     }
     let first = shares.first_mut().ok_or("a disk without a queue")?;
+    let before = interrupts::count();
     let id = first.id()?;
+    by_interrupt += interrupts::count() - before;
     if can_flush {
         first.flush()?;
     }
@@ -90,10 +95,12 @@ pub fn work(disk: Disk, seed: u64) -> Result<(), Failure> {
     }
     let requests: u64 = shares.iter().map(|share| share.requests).sum();
     println!(
-        "blk {id}: {layout}{order} queues={count} cpus={} sectors={} requests={requests} interrupts={by_interrupt} \
-         polled={polled} zeroed={zeroed} read={hash}",
+        "blk {id}: {layout} features={:#x} queues={count} cpus={} sectors={} requests={requests} \
+         interrupts={by_interrupt} polled={polled} us={} zeroed={zeroed} read={hash}",
+        features.bits(),
         smp::count().min(count as usize).max(1),
         control.sectors(),
+        time.as_micros(),
     );
     Ok(())
 }
@@ -131,12 +138,7 @@ fn for_all<R: Send + 'static>(
 fn hash(parts: &[Content]) -> String {
     let mut sum = Sha256::new();
     parts.iter().for_each(|part| sum.update(part));
-    let mut text = String::new();
-    for byte in sum.finalize() {
-        // A string takes everything.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex(&sum.finalize())
 }
 
 impl Share {
@@ -261,22 +263,27 @@ impl Share {
         self.complete(0, Wait::Interrupt, |_, _| Ok(()))
     }
 
-    /// The name that the device was given.
+    /// The name that the device was given. By an interrupt, however fast the device is: nothing is in flight when the
+    /// queue is asked, so that it is ready to be woken before the device sees the request.
     fn id(&mut self) -> Result<String, Failure> {
-        self.queue.get_id(0).map_err(|error| Failure::from(error.kind))?;
-        self.queue.kick()?;
-        let deadline = time::now() + LIMIT;
-        loop {
-            if let Some(done) = self.queue.complete()? {
-                done.result?;
-                let id = done.id.ok_or("no identification")?;
-                return Ok(String::from_utf8_lossy(&id).trim_end_matches('\0').into());
+        let alarm = Arc::new(Alarm::default());
+        let mut asked = false;
+        let done = alarm.sleep(|cx| {
+            let done = self.queue.poll_complete(cx);
+            if !asked && done.is_pending() {
+                asked = true;
+                if let Err(error) = self.queue.get_id(0) {
+                    return Poll::Ready(Err(Failure::from(error.kind)));
+                }
+                if let Err(error) = self.queue.kick() {
+                    return Poll::Ready(Err(Failure::from(error)));
+                }
             }
-            self.queue.wait(LIMIT)?;
-            if time::now() >= deadline {
-                return Err(Failure::from("the identification never came"));
-            }
-        }
+            done.map_err(Failure::from)
+        })??;
+        done.result?;
+        let id = done.id.ok_or("no identification")?;
+        Ok(String::from_utf8_lossy(&id).trim_end_matches('\0').into())
     }
 
     /// Makes the first request's sectors zeros, if the device can; how many.

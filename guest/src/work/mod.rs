@@ -2,17 +2,23 @@
 
 mod blk;
 mod pattern;
+mod rng;
 
-use crate::x86::smp;
+use crate::x86::{smp, time};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::task::Wake;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt::Display;
+use core::fmt::{Display, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use spin::Mutex;
 use virtio_kit::bus::Driver;
+use virtio_kit::{F, Features};
 use virtio_kit_drivers::blk::{BlkDriver, Options as BlkOptions};
+use virtio_kit_drivers::rng::{Options as RngOptions, Rng, RngDriver};
 
 /// Longest that anything may take that is expected to happen.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -35,19 +41,50 @@ enum Wait {
     Poll,
 }
 
+/// Wakes whoever sleeps until it is set: what an executor would have for each of its tasks.
+#[derive(Default)]
+struct Alarm(AtomicBool);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+        time::wake_others();
+    }
+}
+
+impl Alarm {
+    /// Polls until there is a value, and sleeps between two looks.
+    fn sleep<R>(self: &Arc<Self>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Result<R, Failure> {
+        let waker = Waker::from(self.clone());
+        let deadline = time::now() + LIMIT;
+        loop {
+            if let Poll::Ready(value) = poll(&mut Context::from_waker(&waker)) {
+                return Ok(value);
+            }
+            if !time::sleep_until(deadline, || self.0.swap(false, Ordering::Acquire)) {
+                return Err(Failure::from("an interrupt never came"));
+            }
+        }
+    }
+}
+
 /// The devices that drivers took.
 #[derive(Default)]
 pub struct Devices {
     disks: Arc<Mutex<Vec<blk::Disk>>>,
+    sources: Arc<Mutex<Vec<Rng>>>,
 }
 
 impl Devices {
     /// The drivers, which put the devices that they take here.
     pub fn drivers(&self) -> Vec<Arc<dyn Driver>> {
-        let disks = self.disks.clone();
+        let (disks, sources) = (self.disks.clone(), self.sources.clone());
         // A queue for each CPU.
         let options = BlkOptions { queues: smp::count() as u16, ..BlkOptions::default() };
-        vec![Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk)))]
+        vec![
+            Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk))),
+            Arc::new(RngDriver::new(RngOptions::default(), move |source| sources.lock().push(source))),
+        ]
     }
 
     /// Works with all of them; a line for each.
@@ -55,6 +92,24 @@ impl Devices {
         for disk in core::mem::take(&mut *self.disks.lock()) {
             blk::work(disk, seed)?;
         }
+        for source in core::mem::take(&mut *self.sources.lock()) {
+            rng::work(source)?;
+        }
         Ok(())
     }
+}
+
+/// The layout that was negotiated.
+fn layout(features: Features) -> String {
+    let layout = if features.contains(F::RING_PACKED) { "packed" } else { "split" };
+    let order = if features.contains(F::IN_ORDER) { "+in_order" } else { "" };
+    [layout, order].concat()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

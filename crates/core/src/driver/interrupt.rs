@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use atomic_waker::AtomicWaker;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use core::task::Waker;
 use virtio_kit_ring::driver::{Evidence, Quiesced};
 
@@ -19,7 +19,8 @@ pub struct QueueInterrupt {
     enabled: AtomicBool,
     callback: Option<Callback>,
     waker: AtomicWaker,
-    interrupts: AtomicU64,
+    /// A word, since not every machine has wider atomics.
+    interrupts: AtomicUsize,
     /// 0 while the device runs; else how it is known that it has let go of the queue.
     quiesced: AtomicU8,
 }
@@ -42,7 +43,7 @@ impl QueueInterrupt {
             enabled: AtomicBool::new(callback.is_some()),
             callback,
             waker: AtomicWaker::new(),
-            interrupts: AtomicU64::new(0),
+            interrupts: AtomicUsize::new(0),
             quiesced: AtomicU8::new(0),
         }
     }
@@ -84,9 +85,9 @@ impl QueueInterrupt {
         self.quiesced.store(0, Ordering::Release);
     }
 
-    /// How often the device interrupted.
+    /// How often the device interrupted; on a machine of 32 bits it begins again after as many times.
     pub fn interrupts(&self) -> u64 {
-        self.interrupts.load(Ordering::Relaxed)
+        self.interrupts.load(Ordering::Relaxed) as u64
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

@@ -5,7 +5,8 @@ use super::storage::{Backend, Finished, Operation, Request, Storage, StorageErro
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
+use portable_atomic::AtomicU64;
 use spin::Mutex;
 use virtio_kit::Features;
 use virtio_kit::device::{Chain, ConfigNotice, DeviceError, Service, Submitted};

@@ -40,7 +40,8 @@ impl<A: Fn(Rng)> RngDriver<A> {
 
 /// Takes a device without a bus: what it is to its user, and what keeps it running.
 pub fn open(found: Found, options: &Options) -> Result<(Rng, RngDevice), ProbeError> {
-    let mut setup = found.without(options.without).negotiate(Features::EMPTY)?;
+    // A legacy entropy device differs in nothing: buffers of bytes, and no configuration.
+    let mut setup = found.without(options.without).or_legacy().negotiate(Features::EMPTY)?;
     let features = setup.features();
     let arena = setup.arena().ok_or(TransportError::Disconnected)?.clone();
     let requests = options.requests.max(1);

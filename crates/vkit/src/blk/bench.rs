@@ -73,6 +73,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let segments = (args.block_size as usize).div_ceil(segment) as u16;
     let want = Want { queues: args.queues, depth: args.depth, segments, segment };
     let mut session = Session::open(target, &want)?;
+    if session.host.one_at_a_time && args.depth > 1 {
+        return Err(Failure::new(format_args!(
+            "{target}: QEMU loses requests of an in-order queue when several are in flight: use --depth 1"
+        )));
+    }
     if args.rw.writes() {
         session.writable(target)?;
     }

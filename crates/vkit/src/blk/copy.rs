@@ -38,8 +38,8 @@ fn copy_out(
     sink: &mut Sink,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let features = session.features;
-    let mut pump = Pump::new(session.queue()?, &Want::COPY, features)?;
+    let (features, want) = (session.features, Want::COPY.within(&session.host));
+    let mut pump = Pump::new(session.queue()?, &want, features)?;
     let most = pump.max_request() as u64;
     let mut scratch = vec![0; most as usize];
     // What came back before something that was asked for earlier, by number. A failure waits its turn too, so
@@ -110,8 +110,8 @@ fn copy_in(
     bar: &ProgressBar,
     done: &mut u64,
 ) -> Result<()> {
-    let features = session.features;
-    let mut pump = Pump::new(session.queue()?, &Want::COPY, features)?;
+    let (features, want) = (session.features, Want::COPY.within(&session.host));
+    let mut pump = Pump::new(session.queue()?, &want, features)?;
     let most = pump.max_request() as u64;
     let mut scratch = vec![0; most as usize];
     let end = expected.unwrap_or(room);

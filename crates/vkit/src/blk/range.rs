@@ -15,8 +15,8 @@ pub(super) fn flush(args: &FlushArgs) -> Result<()> {
         output::remark("the device has no volatile cache: there is nothing to flush");
         return Ok(());
     }
-    let features = session.features;
-    let mut pump = Pump::without_data(session.queue()?, &Want::NO_DATA, features);
+    let (features, want) = (session.features, Want::NO_DATA.within(&session.host));
+    let mut pump = Pump::without_data(session.queue()?, &want, features);
     pump.flush().map_err(|failure| failure.before(target))?;
     output::remark("flushed");
     Ok(())
@@ -44,8 +44,8 @@ fn all(args: &RangeArgs, kind: Kind, past: &str) -> Result<()> {
     let aligned = limits.max_sectors / limits.alignment.max(1) * limits.alignment;
     let most = u64::from(if aligned > 0 { aligned } else { limits.max_sectors }) * SECTOR;
     let bar = output::progress(Some(length));
-    let features = session.features;
-    let mut pump = Pump::without_data(session.queue()?, &Want::NO_DATA, features);
+    let (features, want) = (session.features, Want::NO_DATA.within(&session.host));
+    let mut pump = Pump::without_data(session.queue()?, &want, features);
     let (mut asked, mut done) = (0, 0);
     let worked = (|| {
         while done < length {

@@ -27,6 +27,11 @@ impl Want {
     /// For requests without data.
     pub(crate) const NO_DATA: Self = Self { queues: 1, depth: 32, segments: 1, segment: 512 };
 
+    /// As far as whoever runs the device allows.
+    pub(crate) fn within(self, host: &Host) -> Self {
+        if host.one_at_a_time { Self { depth: 1, ..self } } else { self }
+    }
+
     /// The driver's part of it.
     pub(crate) fn options(&self) -> Options {
         // Short requests take up to four descriptors each.

@@ -12,7 +12,14 @@ use virtio_kit::driver::Found;
 pub(super) struct Taken<D> {
     pub(super) device: D,
     _bus: Bus,
-    _host: Host,
+    host: Host,
+}
+
+impl<D> Taken<D> {
+    /// What runs the device.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
 }
 
 /// Finds the one device of a target.
@@ -50,7 +57,7 @@ pub(super) fn take<D: Send + 'static>(
     }));
     bus.register_driver(driver).map_err(Failure::new)?;
     if let Ok(device) = get.try_recv() {
-        return Ok(Taken { device, _bus: bus, _host: opened.host });
+        return Ok(Taken { device, _bus: bus, host: opened.host });
     }
     Err(match bus.devices().next() {
         Some((_, _, DeviceState::Failed(error))) => Failure::new(format_args!("{target}: {error}")),

@@ -14,10 +14,15 @@ pub(super) const NAME: &str = "qemu-storage-daemon";
 
 /// Where the program is, if it is on the PATH.
 pub(super) fn find() -> Option<PathBuf> {
+    on_path(NAME)
+}
+
+/// Where a program is, if it is on the PATH.
+pub(super) fn on_path(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let runs =
         |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(NAME)).find(runs)
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(runs)
 }
 
 /// A running daemon. Dropped, it is stopped.

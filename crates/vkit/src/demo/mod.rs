@@ -8,7 +8,9 @@ mod bus;
 mod console;
 pub(crate) mod content;
 mod daemon;
+mod guest;
 mod health;
+mod qemu;
 mod rng;
 mod rows;
 mod scratch;
@@ -74,6 +76,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     scratch::clean_up_on_signals()?;
     let scratch = Scratch::new()?;
     let stage = Stage {
+        folder: scratch.path(""),
         file: scratch.path("image.raw"),
         socket: scratch.path("socket"),
         size,
@@ -123,6 +126,7 @@ fn open_image(path: &Path) -> Result<(File, u64)> {
 
 /// What all rows use.
 struct Stage {
+    folder: PathBuf,
     file: PathBuf,
     socket: PathBuf,
     size: u64,

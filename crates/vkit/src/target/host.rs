@@ -81,6 +81,9 @@ pub(crate) struct Host {
     threads: Vec<JoinHandle<()>>,
     /// The device runs only inside the driver's calls.
     pub(crate) inline: bool,
+    /// More than one request in flight would be lost: QEMU up to 10.0.2 forgets those of an in-order queue that
+    /// are on two laps of the ring, and later ones take a full ring for an empty one.
+    pub(crate) one_at_a_time: bool,
 }
 
 impl Host {

@@ -6,6 +6,7 @@ pub(crate) mod blk;
 pub(crate) mod console;
 mod host;
 mod options;
+pub(crate) mod qtest;
 pub(crate) mod rng;
 mod vhost_user;
 
@@ -13,6 +14,7 @@ pub(crate) use host::{Host, InProcess, Ring};
 
 use crate::failure::{Failure, Result};
 use options::Options;
+use qtest::Qtest;
 use serde_json::Value;
 use std::fmt::{self, Debug, Display};
 use std::path::PathBuf;
@@ -109,6 +111,9 @@ pub(crate) fn help() -> String {
     }
     text += "  in-process:TYPE?...          all take layout=packed in_order=on\n";
     text += "                               threads=on (the device on threads of its own)\n";
+    for line in qtest::USAGE.lines() {
+        text += &format!("  {line}\n");
+    }
     text += "\nSizes are in bytes, or with K, M, G or T in powers of 1024.";
     text
 }
@@ -165,6 +170,8 @@ pub(crate) enum Target {
     VhostUser(PathBuf),
     /// In this process.
     InProcess(InProcess),
+    /// A device of QEMU's, without a guest.
+    Qtest(Qtest),
 }
 
 impl FromStr for Target {
@@ -175,7 +182,10 @@ impl FromStr for Target {
             Some(("vhost-user", "")) => Err("no socket: write vhost-user:SOCKET".into()),
             Some(("vhost-user", socket)) => Ok(Self::VhostUser(socket.into())),
             Some(("in-process", rest)) => InProcess::parse(rest).map(Self::InProcess),
-            _ => Err("not a device: write vhost-user:SOCKET or in-process:blk?image=FILE".into()),
+            Some(("qtest", rest)) => Qtest::parse(rest).map(Self::Qtest),
+            _ => Err("not a device: write vhost-user:SOCKET, in-process:blk?image=FILE or \
+                      qtest:virtio-blk-pci?file=FILE"
+                .into()),
         }
     }
 }
@@ -185,6 +195,7 @@ impl Display for Target {
         match self {
             Self::VhostUser(socket) => write!(f, "vhost-user:{}", socket.display()),
             Self::InProcess(device) => write!(f, "in-process:{}", device.local),
+            Self::Qtest(device) => write!(f, "qtest:{device}"),
         }
     }
 }
@@ -227,6 +238,7 @@ impl Target {
         match self {
             Self::VhostUser(socket) => vhost_user::open(socket, assumed, memory),
             Self::InProcess(device) => device.open(memory),
+            Self::Qtest(device) => device.open(memory),
         }
     }
 }
@@ -266,6 +278,8 @@ mod tests {
             "in-process:blk?size=1G&in_order=maybe",
             "in-process:blk?size=1G&colour=red",
             "in-process:blk?size=1G&read_only=on",
+            "qtest:",
+            "qtest:blk",
             "/dev/vda",
         ] {
             assert!(parse(text).is_err(), "{text}");

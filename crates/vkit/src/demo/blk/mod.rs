@@ -6,17 +6,20 @@ mod work;
 use super::content::Content;
 use super::daemon::{self, Daemon};
 use super::rows::{Layout, Outcome, Row, Work};
-use super::{Act, Asked, Demo, Stage, bus};
+use super::{Act, Asked, Demo, Stage, bus, guest, qemu};
 use crate::cli::TransportKind;
 use crate::failure::{Failure, Result};
 use crate::output;
 use crate::target::blk::{Disk, Storage};
+use crate::target::qtest::Qtest;
 use crate::target::{InProcess, Local, Target};
 use crate::units::size;
 use std::fs::File;
 use std::sync::Arc;
 use virtio_kit::DeviceId;
 use virtio_kit_drivers::blk::BlkDriver;
+use virtio_kit_guest_runner::machine::{Attach, Machine};
+use virtio_kit_guest_runner::{Boot, disk};
 
 pub(super) const DEMO: Demo = Demo { device: "blk", rows, work };
 
@@ -27,6 +30,10 @@ enum Other {
     InProcess { threads: bool },
     /// qemu-storage-daemon with so many queues.
     StorageDaemon { queues: u16 },
+    /// A device of QEMU's without a guest, of this name and with so many queues.
+    Qtest { device: &'static str, legacy: bool, queues: u16 },
+    /// The same driver in a kernel of its own.
+    Guest(Machine),
 }
 
 /// A row of this device type.
@@ -49,6 +56,30 @@ fn rows(asked: &Asked<'_>) -> Vec<Box<dyn Act>> {
             if layout == Layout::ALL[0] {
                 add(Other::StorageDaemon { queues: 4 }, layout);
             }
+        }
+    }
+    if asked.transport(TransportKind::Qtest) {
+        let (pci, mmio) = ("virtio-blk-pci", "virtio-blk-device");
+        for layout in asked.layouts() {
+            // What an in-order queue of QEMU's loses is for one queue to show; see `Host::one_at_a_time`.
+            let queues = if layout.in_order { 1 } else { 4 };
+            add(Other::Qtest { device: pci, legacy: false, queues }, layout);
+        }
+        for layout in asked.layouts().filter(|layout| !layout.in_order) {
+            add(Other::Qtest { device: mmio, legacy: false, queues: 1 }, layout);
+            if layout == Layout::ALL[0] {
+                add(Other::Qtest { device: mmio, legacy: true, queues: 1 }, layout);
+            }
+        }
+    }
+    if asked.transport(TransportKind::Guest) {
+        for machine in guest::MACHINES {
+            let there = disk::Layout::of(machine.attach());
+            let of = |l: Layout| there.iter().any(|t| (t.packed, t.in_order) == (l.packed, l.in_order));
+            asked
+                .layouts()
+                .filter(|&layout| of(layout))
+                .for_each(|layout| add(Other::Guest(machine), layout));
         }
     }
     rows
@@ -78,6 +109,21 @@ impl Act for BlkAct {
                 let queues = format!("{queues} {}", if queues == 1 { "queue" } else { "queues" });
                 ("vhost-user", format!("vhost-user, {queues}"), format!("qemu-storage-daemon, {queues}"))
             }
+            Other::Qtest { device, legacy, queues } => {
+                let (transport, bus) = match (device, legacy) {
+                    ("virtio-blk-pci", _) => ("pci", "pci"),
+                    (_, false) => ("mmio", "mmio"),
+                    (_, true) => ("mmio", "mmio v1"),
+                };
+                let queues = format!("{queues} {}", if queues == 1 { "queue" } else { "queues" });
+                let depth = if self.layout.in_order { ", one request at a time" } else { "" };
+                (transport, format!("qtest {bus}, {queues}"), format!("QEMU's {device}, {queues}{depth}"))
+            }
+            Other::Guest(machine) => {
+                let transport = if machine.attach() == Attach::Pci { "pci" } else { "mmio" };
+                let how = format!("a kernel without an operating system on QEMU's {machine}, 2 CPUs");
+                (transport, format!("guest {machine}"), how)
+            }
         };
         Row { device: "blk", transport, other, how, layout: self.layout }
     }
@@ -104,6 +150,26 @@ impl Act for BlkAct {
                     None => failure,
                 })
             }
+            Other::Qtest { device, legacy, queues } => {
+                if !qemu::is_there() {
+                    return Ok(Outcome::Skipped(format!("no {} on the PATH", qemu::NAME)));
+                }
+                let Layout { packed, in_order } = self.layout;
+                let on = |yes| if yes { "on" } else { "off" };
+                let device = Qtest::new(device, legacy).over(stage.file.clone());
+                let device = device.with("packed", on(packed)).with("in_order", on(in_order));
+                self.drive(&Target::Qtest(device.with("num-queues", queues)), stage, number)
+            }
+            Other::Guest(machine) => {
+                let Layout { packed, in_order } = self.layout;
+                let is_it = |l: &disk::Layout| (l.packed, l.in_order) == (packed, in_order);
+                let disks = disk::LAYOUTS.into_iter().filter(is_it).collect();
+                let folder = stage.folder.clone();
+                guest::play(
+                    &Boot { seed: number, disks, rng: None, folder, ..Boot::new(machine, 2) },
+                    DeviceId::BLOCK,
+                )
+            }
         }
     }
 }
@@ -124,7 +190,7 @@ impl BlkAct {
                 Other::StorageDaemon { .. } => {
                     Ok(Outcome::Skipped(format!("not offered by {}", daemon::NAME)))
                 }
-                Other::InProcess { .. } => Err(Failure::new(format_args!("{layout} was negotiated"))),
+                _ => Err(Failure::new(format_args!("{layout} was negotiated"))),
             };
         }
         let (first, second) = (Content::Seed(2 * number + 1), Content::Seed(2 * number + 2));
@@ -134,6 +200,7 @@ impl BlkAct {
             first: stage.image.as_ref().unwrap_or(&first),
             second: &second,
             seed: number,
+            want: work::WANT.within(taken.host()),
             features,
             bar: &stage.bar,
         };

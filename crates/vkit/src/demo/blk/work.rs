@@ -31,6 +31,8 @@ pub(super) struct Job<'a> {
     /// What is put there behind the device.
     pub(super) second: &'a Content,
     pub(super) seed: u64,
+    /// How the queues may be used.
+    pub(super) want: Want,
     pub(super) features: Features,
     pub(super) bar: &'a ProgressBar,
 }
@@ -55,7 +57,8 @@ pub(super) fn run(queues: &mut [Queue], job: &Job<'_>) -> Result<Spent> {
         let stored = scope.spawn(|| hash_all(job.size, |at, to| job.first.fill(at, to)));
         let began = Instant::now();
         pass(queues, job, &plan, Kind::Write)?;
-        let flushed = queues.first_mut().map(|queue| Pump::without_data(queue, &WANT, job.features).flush());
+        let flushed =
+            queues.first_mut().map(|queue| Pump::without_data(queue, &job.want, job.features).flush());
         flushed.unwrap_or(Ok(())).map_err(|failure| failure.before("flush"))?;
         let mut time = began.elapsed();
         let expected = join(stored)?.map_err(Failure::new)?;
@@ -106,7 +109,7 @@ fn pass(queues: &mut [Queue], job: &Job<'_>, plan: &[Extent], kind: Kind) -> Res
 }
 
 fn one_queue(queue: &mut Queue, job: &Job<'_>, plan: &[Extent], kind: Kind) -> Result<Hashes> {
-    let mut pump = Pump::new(queue, &WANT, job.features)?;
+    let mut pump = Pump::new(queue, &job.want, job.features)?;
     let mut scratch = vec![0; pump.max_request()];
     let mut hashes = Vec::with_capacity(if kind == Kind::Read { plan.len() } else { 0 });
     let mut todo = plan.iter();
@@ -201,6 +204,7 @@ mod tests {
             first: &Content::Seed(1),
             second: &Content::Seed(2),
             seed: 0,
+            want: WANT,
             features: taken.device.features,
             bar: &ProgressBar::hidden(),
         };
