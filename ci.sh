@@ -26,6 +26,7 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 cargo clippy --package virtio-kit-ring --no-default-features --quiet -- -D warnings
+cargo clippy --package virtio-kit --all-features --all-targets --quiet -- -D warnings
 
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
@@ -35,6 +36,7 @@ ci/unsafe.sh
 
 step "tests"
 cargo test --workspace --quiet
+cargo test --package virtio-kit --all-features --lib --quiet
 
 step "the notification primitive, by a model checker"
 RUSTFLAGS="--cfg loom" cargo test --package virtio-kit-ring --test loom --release --target-dir target/loom --quiet

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests drive, if it is missing: QEMU's storage daemon and device models, valgrind.
+# Installs what the tests drive, if it is missing: QEMU's storage daemon and device models, DPDK, valgrind.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -8,6 +8,8 @@ sudo=""
 
 ./install-qemu.sh
 ./install-guest.sh
+./install-dpdk.sh
+./install-counterparts.sh
 
 if ! command -v valgrind >/dev/null; then
     $sudo apt-get update -qq

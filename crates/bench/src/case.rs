@@ -234,10 +234,10 @@ impl Device {
     ///
     /// If the queue is broken, or a chain is none of a row's shape.
     #[inline(always)]
-    pub fn answer<const BLK: bool>(&mut self) -> usize {
+    pub fn answer<const BATCH: bool, const BLK: bool>(&mut self) -> usize {
         let queue = &mut self.queue;
         let mut got = 0;
-        while let Some(mut chain) = queue.take().expect("not broken") {
+        let answer = |mut chain: device::Chain| {
             if BLK {
                 black_box(chain.read_value::<[u8; 16]>().expect("a header"));
                 let data = chain.writable_len() - 1;
@@ -251,8 +251,15 @@ impl Device {
                 chain.writable().iter().for_each(look_at);
                 chain.mark_written(0, chain.writable_len()).expect("all of it");
             }
-            assert!(queue.complete(chain).is_ok());
-            got += 1;
+            chain
+        };
+        if BATCH {
+            got = queue.serve(usize::MAX, |chain| Some(answer(chain))).expect("not broken");
+        } else {
+            while let Some(chain) = queue.take().expect("not broken") {
+                assert!(queue.complete(answer(chain)).is_ok());
+                got += 1;
+            }
         }
         black_box(queue.publish());
         if self.event {
@@ -275,8 +282,8 @@ fn part_submit<C: Shaped, const BATCH: bool>(driver: &mut Driver<C>, n: usize) {
 }
 
 #[inline(never)]
-fn part_device<const BLK: bool>(device: &mut Device) -> usize {
-    device.answer::<BLK>()
+fn part_device<const BATCH: bool, const BLK: bool>(device: &mut Device) -> usize {
+    device.answer::<BATCH, BLK>()
 }
 
 #[inline(never)]
@@ -306,7 +313,7 @@ impl<C: Shaped, const BATCH: bool, const BLK: bool> Case for Joined<C, BATCH, BL
     fn run(&mut self, turns: usize) {
         for _ in 0..turns {
             part_submit::<C, BATCH>(&mut self.driver, self.batch);
-            assert_eq!(part_device::<BLK>(&mut self.device), self.batch);
+            assert_eq!(part_device::<BATCH, BLK>(&mut self.device), self.batch);
             assert_eq!(part_reap::<C, BATCH>(&mut self.driver), self.batch);
         }
     }
@@ -317,7 +324,7 @@ impl<C: Shaped, const BATCH: bool, const BLK: bool> Case for Joined<C, BATCH, BL
             let start = Instant::now();
             part_submit::<C, BATCH>(&mut self.driver, self.batch);
             let submitted = Instant::now();
-            assert_eq!(part_device::<BLK>(&mut self.device), self.batch);
+            assert_eq!(part_device::<BATCH, BLK>(&mut self.device), self.batch);
             let answered = Instant::now();
             assert_eq!(part_reap::<C, BATCH>(&mut self.driver), self.batch);
             let reaped = Instant::now();

@@ -126,7 +126,7 @@ pub fn ring<C: Shaped>(cores: [usize; 2], row: &Row, depth: usize, ops: usize) -
         || {
             let mut done = 0;
             while done < ops {
-                done += theirs.answer::<false>();
+                done += theirs.answer::<true, false>();
             }
         },
     );

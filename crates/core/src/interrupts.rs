@@ -34,6 +34,7 @@ pub trait LineHandler: Send + Sync {
 /// Where a device's interrupts end: one slot for each queue, and one for its configuration.
 pub struct Lines {
     slots: Box<[Slot]>,
+    queues: AtomicU16,
     config_vector: AtomicU16,
     config_changed: AtomicBool,
     shared: AtomicBool,
@@ -47,13 +48,19 @@ struct Slot {
 
 impl Lines {
     pub(crate) fn new(queues: u16) -> Arc<Self> {
+        Self::with_room(queues, queues)
+    }
+
+    /// Lines of `queues` queues, which may become `room`.
+    pub(crate) fn with_room(queues: u16, room: u16) -> Arc<Self> {
         let slot = |_| Slot {
             vector: AtomicU16::new(NO_VECTOR),
             pending: AtomicBool::new(false),
             interrupt: Mutex::new(None),
         };
         Arc::new(Self {
-            slots: (0..queues).map(slot).collect(),
+            slots: (0..room.max(queues)).map(slot).collect(),
+            queues: AtomicU16::new(queues),
             config_vector: AtomicU16::new(NO_VECTOR),
             config_changed: AtomicBool::new(false),
             shared: AtomicBool::new(false),
@@ -128,7 +135,12 @@ impl Lines {
     }
 
     pub(crate) fn queue_count(&self) -> u16 {
-        self.slots.len() as u16
+        self.queues.load(Ordering::Relaxed)
+    }
+
+    /// The device has another number of queues now, as far as there is room.
+    pub(crate) fn set_queue_count(&self, queues: u16) {
+        self.queues.store(queues.min(self.slots.len() as u16), Ordering::Relaxed);
     }
 }
 
@@ -144,6 +156,6 @@ impl Slot {
 
 impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lines({} queues)", self.slots.len())
+        write!(f, "Lines({} queues)", self.queue_count())
     }
 }

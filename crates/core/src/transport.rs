@@ -46,6 +46,26 @@ pub struct QueueSetup {
     pub addrs: RingAddrs,
 }
 
+/// One more than the last queue's number, for mechanisms that do not say it: from the sizes of queues, 0 for one that
+/// is not there. Queues come one after the other, but for some that a device of few leaves out.
+pub(crate) fn count_queues(
+    mut size: impl FnMut(u16) -> Result<u16, TransportError>,
+) -> Result<u16, TransportError> {
+    /// Above this number no queue is left out.
+    const MOST_LEFT_OUT: u16 = 8;
+    /// A device that never says that there is none is not believed for ever.
+    const MOST: u16 = 1024;
+    let mut count = 0;
+    for queue in 0..MOST {
+        if size(queue)? != 0 {
+            count = queue + 1;
+        } else if queue >= MOST_LEFT_OUT {
+            break;
+        }
+    }
+    Ok(count)
+}
+
 /// How queues of the legacy interface are made (2.7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Legacy {

@@ -220,3 +220,68 @@ fn a_wake_after_the_transport_is_gone_does_nothing() {
     mailbox.put(1);
     assert_eq!(mailbox.bytes.lock().unwrap().len(), 1);
 }
+
+/// Has a byte ready only after a run that found none: it wakes its own queue at the end of that.
+struct Late {
+    waker: Waker,
+    runs: usize,
+}
+
+impl Service for Late {
+    fn begin_run(&mut self) {
+        self.runs += 1;
+    }
+    fn submit(&mut self, mut chain: Chain) -> Submitted {
+        chain.write(&[self.runs as u8]).unwrap();
+        Submitted::Done(chain)
+    }
+    fn capacity(&self) -> usize {
+        usize::from(self.runs == 5)
+    }
+    fn end_run(&mut self) {
+        if self.runs < 5 {
+            self.waker.wake_by_ref();
+        }
+    }
+}
+
+struct LateDevice(Option<Waker>);
+
+impl Device for LateDevice {
+    fn id(&self) -> DeviceId {
+        DeviceId::CONSOLE
+    }
+    fn features(&self) -> Features {
+        Features::EMPTY
+    }
+    fn queue_count(&self) -> u16 {
+        1
+    }
+    fn read_config(&self, _: usize, to: &mut [u8]) {
+        to.fill(0);
+    }
+    fn activate(&mut self, _: Features) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    fn start_queue(&mut self, _: u16, queue: Queue) -> Result<Box<dyn Worker>, DeviceError> {
+        Ok(Box::new(Serving::new(queue, Late { waker: self.0.clone().unwrap(), runs: 0 })))
+    }
+    fn reset(&mut self) {}
+    fn attach_wakers(&mut self, wakers: Vec<Waker>) {
+        self.0 = wakers.into_iter().next();
+    }
+}
+
+#[test]
+fn inline_a_wake_at_the_end_of_a_run_that_did_nothing_is_not_lost() {
+    let arena = Arena::new(HeapMemory::new(1 << 18).unwrap()).unwrap();
+    let options = Options::inline(arena.clone(), Arc::new(StdClock(Instant::now())));
+    let (transport, _end) = InProcess::new(Box::new(LateDevice(None)), options).unwrap();
+    let mut setup = Found::new(Box::new(transport)).negotiate(Features::EMPTY).unwrap();
+    let mut queue: Virtqueue<Buffers<(), DmaBuf>, ()> = setup.new_vq(0, VqOptions::default()).unwrap();
+    queue.add_buf(Buffers::writable(arena.alloc(1).unwrap()), ()).unwrap();
+    queue.kick().unwrap();
+    let _device = setup.start().unwrap();
+    let used = queue.get_buf().unwrap().expect("a byte after five runs");
+    assert_eq!(used.chain.writable.read_value::<u8>(0), Ok(5));
+}

@@ -6,4 +6,6 @@
 extern crate alloc;
 
 pub mod blk;
+pub mod console;
+pub mod net;
 pub mod rng;

@@ -8,4 +8,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod blk;
+pub mod console;
+pub mod net;
 pub mod rng;

@@ -1,6 +1,7 @@
 //! virtio-kit linux.
 
 pub mod clock;
+pub mod console;
 pub mod entropy;
 pub mod event;
 pub mod event_waker;

@@ -1,8 +1,10 @@
 //! Our drivers and our PCI transport on QEMU's device models, which nobody here wrote.
 
-#[allow(unreachable_pub, reason = "a module of a test")]
+#[allow(unreachable_pub, dead_code, reason = "a module of several tests")]
 #[path = "qtest/blk.rs"]
 mod blk;
+#[path = "qtest/net.rs"]
+mod net;
 
 use blk::{add_disk, complete, exercise};
 use std::io::{BufRead, BufReader, Write};
@@ -369,12 +371,11 @@ impl Qmp {
 #[test]
 fn what_cannot_be_driven_or_started_is_an_error_that_says_why() {
     let options = Options::default();
-    let transitional =
-        options.clone().argument("-device").argument("virtio-rng-pci,disable-legacy=off,addr=2");
-    let machine = start(&transitional);
+    let legacy = options.clone().device("virtio-rng-pci,disable-legacy=off,disable-modern=on,addr=2");
+    let machine = start(&legacy);
     assert_eq!((machine.functions().count(), machine.all_functions().count()), (0, 1));
     let error = machine.transport(2).unwrap_err();
-    assert!(matches!(error, TransportError::Unsupported(why) if why.contains("transitional")), "{error}");
+    assert!(matches!(error, TransportError::Protocol(why) if why.contains("missing")), "{error}");
     assert_eq!(machine.transport(3).unwrap_err(), TransportError::Disconnected);
     let error = machine.transport(0).unwrap_err();
     assert!(matches!(error, TransportError::Unsupported(_)), "the host bridge: {error}");

@@ -38,9 +38,16 @@ pub enum Barriers {
     Device,
 }
 
+/// How many full fences queues have had so far. Counted where debug assertions are on, for tests.
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub static FULL_FENCES: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
+
 impl FullFence for Barriers {
     #[inline(always)]
     fn full(&self) {
+        #[cfg(debug_assertions)]
+        FULL_FENCES.fetch_add(1, Ordering::Relaxed);
         match self {
             Self::Smp => smp_full(),
             Self::Device => device_full(),

@@ -19,6 +19,17 @@ impl Area {
         Self(ptr)
     }
 
+    /// The part of the area from `offset` on.
+    ///
+    /// # Safety
+    ///
+    /// `offset` must be a multiple of 8 and inside the area.
+    #[inline(always)]
+    pub(crate) unsafe fn from(&self, offset: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { self.0.add(offset) })
+    }
+
     /// # Safety
     ///
     /// `offset` must be even and inside the area.
@@ -144,3 +155,20 @@ pub(crate) fn fields(word: u64) -> (u32, u16, u16) {
 #[cold]
 #[inline(never)]
 pub(crate) fn rare() {}
+
+/// The same pointer, of whose target the compiler no longer knows what was written there a moment ago.
+#[inline(always)]
+pub(crate) fn opaque<T>(pointer: NonNull<T>) -> NonNull<T> {
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(miri)))]
+    {
+        let mut same = pointer.as_ptr();
+        #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is done with it")]
+        // SAFETY: no instruction, which leaves the pointer as it was: not null.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) same, options(nomem, nostack, preserves_flags));
+            NonNull::new_unchecked(same)
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", not(miri))))]
+    core::hint::black_box(pointer)
+}

@@ -47,6 +47,21 @@ impl SharedMemory {
     ///
     /// Without memory, or if `device_base` is not a multiple of 4096.
     pub fn new(device_base: u64, len: usize) -> Self {
+        Self::in_domain(device_base, len, Domain::new())
+    }
+
+    /// Another piece of memory that the same devices see, elsewhere.
+    ///
+    /// # Panics
+    ///
+    /// Without memory, or if the two have an address in common.
+    pub fn beside(&self, device_base: u64, len: usize) -> Self {
+        let other = Self::in_domain(device_base, len, self.0.domain);
+        assert!(other.start() >= self.end() || self.start() >= other.end(), "the same addresses");
+        other
+    }
+
+    fn in_domain(device_base: u64, len: usize, domain: Domain) -> Self {
         assert!(device_base.is_multiple_of(4096), "misaligned base");
         let len = len.max(1).next_multiple_of(4096);
         // Aligned by hand: zeroed memory of a larger alignment would be written to, all of it.
@@ -55,7 +70,7 @@ impl SharedMemory {
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory");
         // SAFETY: at most 4095 bytes on, with `len` bytes after that.
         let base = unsafe { allocation.add(allocation.align_offset(4096)) };
-        Self(Arc::new(Mapping { allocation, layout, base, len, device_base, domain: Domain::new() }))
+        Self(Arc::new(Mapping { allocation, layout, base, len, device_base, domain }))
     }
 
     /// Address of the first byte as devices see it.
@@ -136,9 +151,9 @@ impl SharedMemory {
     }
 }
 
-// SAFETY: an allocation in a domain of its own, with one address in it, kept alive by the handle. Nobody makes
-// references into it except to atomics. Devices in this process reach it only through regions, which hold
-// handles of their own.
+// SAFETY: an allocation with one address in its domain, which it has alone or beside pieces elsewhere, kept alive
+// by the handle. Nobody makes references into it except to atomics. Devices in this process reach it only through
+// regions, which hold handles of their own.
 unsafe impl DmaMemory for SharedMemory {
     fn base(&self) -> NonNull<u8> {
         self.0.base

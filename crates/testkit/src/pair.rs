@@ -9,6 +9,8 @@ use virtio_kit_ring::device::{self, RingAddrs};
 use virtio_kit_ring::driver::{AddErrorKind, Evidence, Indirect, Queue, Quiesced, RingMemory, Storage, Used};
 use virtio_kit_ring::{Chain, DmaBuf};
 
+mod device_side;
+
 /// Most segments of a chain on the device's side.
 const SEGMENTS: u16 = 24;
 /// What a schedule is made of, as it is printed when one fails.
@@ -24,6 +26,7 @@ pub enum Op {
     DriverRestart,
     DriverDisable,
     Take,
+    ServeBatch { max: usize },
     PutBack { token: u64 },
     Complete { token: u64 },
     DevicePublish,
@@ -41,8 +44,8 @@ type Lists = Chain<Vec<DmaBuf>, Vec<DmaBuf>>;
 struct Held {
     token: u64,
     chain: device::Chain,
-    /// Where the queue stood before.
-    before: device::Position,
+    /// Where the queue stood before, if that could be seen.
+    before: Option<device::Position>,
 }
 
 /// A driver's and a device's queue over one ring, a model of both, and a generator that decides what happens.
@@ -143,7 +146,8 @@ impl<'g> Pair<'g> {
             31..33 => self.get_batch(),
             33..36 => self.driver_restart(),
             36 => self.driver_disable(),
-            37..46 => self.take(),
+            37..44 => self.take(),
+            44..46 => self.serve(),
             46 => self.put_back(),
             47..53 => self.complete(),
             53..58 => self.device_publish(),
@@ -167,7 +171,8 @@ impl<'g> Pair<'g> {
         match self.rng.below(16) {
             0..4 => self.add(),
             4..6 => self.driver_publish(),
-            6..9 => self.take(),
+            6..8 => self.take(),
+            8 => self.serve(),
             9..11 => self.complete(),
             11..13 => self.device_publish(),
             13 => self.get_batch(),
@@ -362,100 +367,6 @@ impl<'g> Pair<'g> {
         self.model.driver_disable();
     }
 
-    fn take(&mut self) {
-        self.trace.push(Op::Take);
-        let before = self.device.position();
-        let chain = self.device.take().expect("an honest driver");
-        let Some(mut chain) = chain else {
-            assert_eq!(self.model.available_count(), 0, "an available chain was not found");
-            return;
-        };
-        let record = self.model.take().expect("an available chain");
-        assert_eq!(chain.readable_len(), record.readable.len(), "the readable length");
-        assert_eq!(chain.writable_len(), record.writable.len(), "the writable length");
-        let mut content = vec![0; chain.readable_len()];
-        let (first, rest) = content.split_at_mut(record.readable.len() / 3);
-        chain.read(first).expect("inside the chain");
-        chain.read(rest).expect("inside the chain");
-        assert!(content == record.readable, "what the device read");
-        let token = record.token;
-        self.held.push(Held { token, chain, before });
-    }
-
-    /// Puts a chain back, as a rule the last taken, perhaps after writing to it.
-    fn put_back(&mut self) {
-        if self.held.is_empty() {
-            return;
-        }
-        let last = self.held.len() - 1;
-        let at = if self.rng.one_in(4) { self.rng.below(last + 1) } else { last };
-        let Held { token, mut chain, before } = self.held.remove(at);
-        self.trace.push(Op::PutBack { token });
-        if self.rng.one_in(3) {
-            let len = self.rng.within(0, chain.writable_len());
-            chain.write_at(0, &vec![9; len]).expect("inside the chain");
-            self.model.held(token).writable[..len].fill(9);
-        }
-        let allowed = self.model.put_back(token);
-        match self.device.put_back(chain) {
-            Ok(()) => {
-                assert!(allowed, "a chain was put back that is not the last taken");
-                let now = self.device.position();
-                assert_eq!(
-                    (now.next, now.next_wrap),
-                    (before.next, before.next_wrap),
-                    "where the queue stands"
-                );
-            }
-            Err(chain) => {
-                assert!(!allowed, "the last taken chain was not put back");
-                self.model.held(token).written = chain.written();
-                self.held.insert(at, Held { token, chain, before });
-            }
-        }
-    }
-
-    fn complete(&mut self) {
-        if self.held.is_empty() {
-            return;
-        }
-        let at = if self.rng.one_in(2) { 0 } else { self.rng.below(self.held.len()) };
-        let Held { token, mut chain, .. } = self.held.remove(at);
-        self.trace.push(Op::Complete { token });
-        let len = chain.writable_len();
-        let record = self.model.held(token);
-        let data: Vec<u8> = (0..len as u64).map(|i| pattern(!token, i)).collect();
-        let cut = self.rng.within(0, len);
-        match self.rng.below(5) {
-            0 => {}
-            1 => {
-                chain.write(&data).expect("inside the chain");
-                record.write(0, &data);
-            }
-            2 => {
-                let first = self.rng.within(0, cut);
-                chain.write(&data[..first]).expect("inside the chain");
-                chain.write(&data[first..cut]).expect("inside the chain");
-                record.write(0, &data[..cut]);
-            }
-            3 => {
-                chain.write_at(cut, &data[cut..]).expect("inside the chain");
-                record.write(cut, &data[cut..]);
-            }
-            _ => {
-                chain.write(&data[..cut]).expect("inside the chain");
-                record.write(0, &data[..cut]);
-                if len > 0 {
-                    chain.write_last(7).expect("inside the chain");
-                    record.write(len - 1, &[7]);
-                }
-            }
-        }
-        assert_eq!(chain.written(), record.written, "the length written");
-        self.device.complete(chain).expect("a chain of this queue");
-        self.model.complete(token);
-    }
-
     fn device_publish(&mut self) {
         self.trace.push(Op::DevicePublish);
         self.model.device_publish(self.device.publish());
@@ -573,7 +484,7 @@ fn gone() -> Quiesced {
     Quiesced::on(Evidence::DeviceHalfReturned)
 }
 
-fn pattern(token: u64, at: u64) -> u8 {
+pub(crate) fn pattern(token: u64, at: u64) -> u8 {
     (token.wrapping_mul(0x9e37_79b9) >> 3).wrapping_add(at.wrapping_mul(13)) as u8
 }
 

@@ -27,6 +27,10 @@ pub(crate) enum Command {
     /// Serve devices to other processes over vhost-user
     #[command(subcommand)]
     Serve(crate::serve::ServeCommand),
+    /// Talk to a port of a console
+    Console(ConsoleArgs),
+    /// Print random bytes of an entropy device
+    Rng(RngArgs),
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +86,43 @@ pub(crate) struct InfoArgs {
     /// As a JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = console_help())]
+pub(crate) struct ConsoleArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// Which port, by its number or its name [default: the first console, or else the first port]
+    #[arg(long, value_name = "PORT", conflicts_with = "list")]
+    pub(crate) port: Option<String>,
+    /// Show which ports there are
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// How long to wait for answers, and for each further one, once the input has ended
+    #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "1")]
+    pub(crate) linger: Duration,
+}
+
+fn console_help() -> String {
+    let keys = "On a terminal every key goes to the port but these:
+  Ctrl-] q       ends
+  Ctrl-] Ctrl-]  sends one Ctrl-]
+In a pipe everything goes as it is.";
+    format!("{keys}\n\n{}", target::help())
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = target::help())]
+pub(crate) struct RngArgs {
+    /// The device
+    pub(crate) target: Target,
+    /// How many bytes
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "32")]
+    pub(crate) length: u64,
+    /// As hexadecimal digits, 32 bytes to a line
+    #[arg(long)]
+    pub(crate) hex: bool,
 }
 
 #[derive(Debug, Subcommand)]

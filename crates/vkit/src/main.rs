@@ -3,10 +3,12 @@
 
 mod blk;
 mod cli;
+mod console;
 mod demo;
 mod failure;
 mod info;
 mod output;
+mod rng;
 mod serve;
 mod target;
 mod units;
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Blk(command) => blk::run(&command),
         Command::Serve(command) => serve::run(&command),
+        Command::Console(args) => console::run(&args),
+        Command::Rng(args) => rng::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

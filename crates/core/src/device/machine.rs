@@ -2,6 +2,7 @@
 //! for all transports.
 
 use super::{ConfigNotice, Device, DeviceError, Stopped, Worker};
+use crate::transport::LEGACY_FEATURES;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,7 +20,7 @@ use virtio_kit_spec::{DeviceId, F, Features, Status};
 pub type Slots = Arc<[Mutex<Option<Box<dyn Worker>>>]>;
 
 /// What a driver has set up of a queue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueState {
     /// Descriptors; at most the maximum.
     pub size: u16,
@@ -33,26 +34,47 @@ pub struct QueueState {
 
 /// A device as its transport sees it. Registers come in as calls; queues run in [`Slots`].
 pub struct Machine {
-    device: Box<dyn Device>,
-    notice: Arc<ConfigNotice>,
+    pub(super) device: Box<dyn Device>,
+    pub(super) notice: Arc<ConfigNotice>,
     offered: Features,
-    accepted: Features,
-    status: Status,
-    queues: Vec<QueueState>,
-    slots: Slots,
+    pub(super) accepted: Features,
+    pub(super) status: Status,
+    pub(super) queues: Vec<QueueState>,
+    pub(super) slots: Slots,
     memory: Option<Memory>,
     /// Where ring addresses are looked up, if that is another address space.
     rings: Option<Memory>,
     /// The transport's own limit, where drivers are not told the device's.
     max_queue_size: Option<u16>,
+    legacy: bool,
 }
 
 impl Machine {
     /// Takes a device over. It is offered with its own features and with `ring_features`, which the transport
     /// carries and VERSION_1 always is of.
-    pub fn new(mut device: Box<dyn Device>, ring_features: Features, notice: Arc<ConfigNotice>) -> Self {
+    pub fn new(device: Box<dyn Device>, ring_features: Features, notice: Arc<ConfigNotice>) -> Self {
+        Self::with(device, ring_features | F::VERSION_1, notice, false)
+    }
+
+    /// Takes a device over to offer it by the legacy interface (2.2.3): there is no FEATURES_OK, and no feature bit
+    /// above 31. Fails if the device does not know that interface.
+    pub fn legacy(
+        device: Box<dyn Device>,
+        ring_features: Features,
+        notice: Arc<ConfigNotice>,
+    ) -> Result<Self, DeviceError> {
+        if !device.has_legacy() {
+            return Err(DeviceError::Setup("the device has no legacy interface"));
+        }
+        Ok(Self::with(device, ring_features, notice, true))
+    }
+
+    fn with(mut device: Box<dyn Device>, more: Features, notice: Arc<ConfigNotice>, legacy: bool) -> Self {
         let id = device.id();
-        let mut offered = device.features() | ring_features | F::VERSION_1;
+        let mut offered = device.features() | more;
+        if legacy {
+            offered &= LEGACY_FEATURES;
+        }
         while let Some(dependency) = unmet_offer(offered, id) {
             offered -= dependency.feature;
         }
@@ -68,6 +90,7 @@ impl Machine {
             memory: None,
             rings: None,
             max_queue_size: None,
+            legacy,
             device,
         }
     }
@@ -97,9 +120,9 @@ impl Machine {
         self.accepted
     }
 
-    /// The driver's choice of features. Ignored once FEATURES_OK is set (2.2.1).
+    /// The driver's choice of features. Ignored once FEATURES_OK is set (2.2.1), or on a legacy interface DRIVER_OK.
     pub fn set_accepted(&mut self, features: Features) {
-        if !self.status.contains(Status::FEATURES_OK) {
+        if !self.status.intersects(Status::FEATURES_OK | Status::DRIVER_OK) {
             self.accepted = features;
         }
     }
@@ -135,11 +158,15 @@ impl Machine {
             return Ok(());
         }
         let mut added = status.difference(self.status);
-        if added.contains(Status::FEATURES_OK) && !self.features_work() {
+        if added.contains(Status::FEATURES_OK) && (self.legacy || !self.features_work()) {
             added.remove(Status::FEATURES_OK);
         }
-        let driver_ok = added.contains(Status::DRIVER_OK);
-        if driver_ok && !(self.status | added).contains(Status::FEATURES_OK) {
+        let agreed = if self.legacy {
+            self.features_work()
+        } else {
+            (self.status | added).contains(Status::FEATURES_OK)
+        };
+        if added.contains(Status::DRIVER_OK) && !agreed {
             added.remove(Status::DRIVER_OK);
         }
         self.status |= added & !Status::DEVICE_NEEDS_RESET;
@@ -154,16 +181,27 @@ impl Machine {
     }
 
     /// Whether the driver's choice is among what is offered and complete (2.2.2).
-    fn features_work(&self) -> bool {
+    pub(super) fn features_work(&self) -> bool {
         (self.accepted - self.offered).is_empty()
-            && self.accepted.contains(F::VERSION_1)
+            && (self.legacy || self.accepted.contains(F::VERSION_1))
             && unmet(self.accepted, self.device.id()).is_none()
     }
 
-    fn start(&mut self) -> Result<(), DeviceError> {
+    /// Whether this is the legacy interface.
+    pub fn is_legacy(&self) -> bool {
+        self.legacy
+    }
+
+    pub(super) fn start(&mut self) -> Result<(), DeviceError> {
         self.device.activate(self.accepted)?;
+        self.start_enabled()
+    }
+
+    /// Starts every queue that is enabled and does not run.
+    pub(super) fn start_enabled(&mut self) -> Result<(), DeviceError> {
         for index in 0..self.queues.len() as u16 {
-            if self.queues[usize::from(index)].enabled {
+            let runs = self.slots[usize::from(index)].lock().is_some();
+            if self.queues[usize::from(index)].enabled && !runs {
                 self.start_queue(index)?;
             }
         }
@@ -171,6 +209,18 @@ impl Machine {
     }
 
     fn start_queue(&mut self, index: u16) -> Result<(), DeviceError> {
+        let queue = self.make_queue(index)?;
+        let worker = self.device.start_queue(index, queue)?;
+        *self.slots[usize::from(index)].lock() = Some(worker);
+        Ok(())
+    }
+
+    /// Whether an enabled queue could be started as it is set up.
+    pub(super) fn check_queue(&self, index: u16) -> Result<(), DeviceError> {
+        if self.queues[usize::from(index)].enabled { self.make_queue(index).map(|_| ()) } else { Ok(()) }
+    }
+
+    fn make_queue(&self, index: u16) -> Result<Queue, DeviceError> {
         let state = self.queues[usize::from(index)];
         let packed = self.accepted.contains(F::RING_PACKED);
         let config = Config {
@@ -188,15 +238,10 @@ impl Machine {
         };
         let memory = self.memory.clone().ok_or(DeviceError::Setup("no memory"))?;
         let storage = Storage::boxed(state.size, self.device.max_segments(index));
-        let queue = Queue::new(config, state.addrs, memory, self.rings.clone(), storage).map_err(
-            |error| match error {
-                NewError::BadArea { .. } => DeviceError::Setup("a ring area is not in memory"),
-                _ => DeviceError::Setup("a queue's size or position is impossible"),
-            },
-        )?;
-        let worker = self.device.start_queue(index, queue)?;
-        *self.slots[usize::from(index)].lock() = Some(worker);
-        Ok(())
+        Queue::new(config, state.addrs, memory, self.rings.clone(), storage).map_err(|error| match error {
+            NewError::BadArea { .. } => DeviceError::Setup("a ring area is not in memory"),
+            _ => DeviceError::Setup("a queue's size or position is impossible"),
+        })
     }
 
     /// Resets the device (2.4): how many chains it could not let go of, whose buffers may still be written.
@@ -249,6 +294,7 @@ impl Machine {
         if self.status.contains(Status::DRIVER_OK) {
             let started = self.start_queue(index);
             if started.is_err() {
+                self.queues[usize::from(index)].enabled = false;
                 self.needs_reset();
             }
             return started;
@@ -273,9 +319,11 @@ impl Machine {
         self.device.read_config(offset, to);
     }
 
-    /// Writes configuration space; not before FEATURES_OK (3.1.1).
+    /// Writes configuration space; not before FEATURES_OK (3.1.1), or on a legacy interface DRIVER, but for what the
+    /// device takes at any time.
     pub fn write_config(&mut self, offset: usize, from: &[u8]) {
-        if self.status.contains(Status::FEATURES_OK) {
+        let from_when = if self.legacy { Status::DRIVER } else { Status::FEATURES_OK };
+        if self.status.contains(from_when) || self.device.takes_early_writes(offset) {
             self.device.write_config(offset, from);
         }
     }

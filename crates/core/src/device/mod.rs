@@ -23,14 +23,22 @@
 //!
 //! A transport makes wakers of whatever it sleeps on ([`alloc::task::Wake`]): an event, an eventfd.
 //!
-//! The transport's side of a device is [`Machine`], the same on every transport.
+//! The transport's side of a device is [`Machine`], the same on every transport. Those that have registers put them in
+//! front of it, for a [`Monitor`] to hand accesses to:
+//! [`mmio::device`](crate::mmio::device) and [`pci::device`](crate::pci::device).
 
+mod engine;
 mod machine;
+mod monitor;
 mod serve;
+mod state;
 mod witness;
 
+pub(crate) use engine::{Engine, Signals};
 pub use machine::{Machine, QueueState, Slots};
+pub use monitor::{DeviceMemory, Monitor, SharedMemory};
 pub use serve::{Run, Service, Serving, Stopped, Submitted, Worker};
+pub use state::{RestoreError, State};
 pub use virtio_kit_ring::device::{
     Again, BadChain, Chain, Config as QueueConfig, NewError, Position, Queue, Raw, RingAddrs, Segment,
     Segments,
@@ -54,6 +62,12 @@ pub trait Device: Send {
     /// Feature bits of its type that it offers, and does in full. Ring features are the transport's business.
     fn features(&self) -> Features;
 
+    /// Whether it knows the legacy interface: works as the document says for a driver that did not accept
+    /// VERSION_1.
+    fn has_legacy(&self) -> bool {
+        false
+    }
+
     /// How many queues it has.
     fn queue_count(&self) -> u16;
 
@@ -75,6 +89,13 @@ pub trait Device: Send {
     /// Writes configuration space. Fields that the driver may not write keep their value.
     fn write_config(&mut self, offset: usize, from: &[u8]) {
         let _ = (offset, from);
+    }
+
+    /// Whether a driver may write at `offset` of configuration space before it has agreed on features: a console's
+    /// emergency write (5.3.4).
+    fn takes_early_writes(&self, offset: usize) -> bool {
+        let _ = offset;
+        false
     }
 
     /// The driver settled on these features; they hold until [`reset`](Self::reset).
@@ -126,6 +147,11 @@ impl ConfigNotice {
         if let Some(tell) = &self.tell {
             tell();
         }
+    }
+
+    /// Goes on counting from here, as a device that is restored must.
+    pub(crate) fn restore(&self, generation: u32) {
+        self.changes.store(generation, Ordering::Release);
     }
 
     /// The configuration generation (2.5).

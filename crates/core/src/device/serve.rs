@@ -2,7 +2,7 @@
 
 use super::{DeviceError, Witness};
 use alloc::boxed::Box;
-use virtio_kit_ring::device::{BadChain, Chain, NewError, Position, Queue, RingAddrs};
+use virtio_kit_ring::device::{BadChain, Chain, NewError, Position, Queue, RingAddrs, ServeError, Server};
 use virtio_kit_ring::mem::Memory;
 
 /// What became of a submitted chain.
@@ -119,6 +119,32 @@ pub struct Stopped {
 /// How often in a row a stopping queue waits for a service that says it waited, and gives nothing back.
 const FRUITLESS: u32 = 100;
 
+const FOREIGN: DeviceError = DeviceError::Backend("a chain came back to the wrong queue");
+
+/// Submits what is taken, and counts what is done at once.
+struct Submitting<'r, S> {
+    service: &'r mut S,
+    done: &'r mut usize,
+}
+
+impl<S: Service> Server for Submitting<'_, S> {
+    #[inline(always)]
+    fn wants(&self) -> bool {
+        self.service.pending() < self.service.capacity()
+    }
+
+    #[inline(always)]
+    fn serve(&mut self, chain: Chain) -> Option<Chain> {
+        match self.service.submit(chain) {
+            Submitted::Done(chain) => {
+                *self.done += 1;
+                Some(chain)
+            }
+            Submitted::Pending => None,
+        }
+    }
+}
+
 /// A queue and the service of its chains.
 pub struct Serving<S> {
     queue: Queue,
@@ -136,20 +162,45 @@ impl<S: Service> Serving<S> {
         if let Some(witness) = &mut self.witness {
             witness.completed(&self.queue, &chain);
         }
-        self.queue.complete(chain).map_err(|_| DeviceError::Backend("a chain came back to the wrong queue"))
+        self.queue.complete(chain).map_err(|_| FOREIGN)
     }
 }
 
 impl<S: Service> Serving<S> {
-    #[inline(always)]
-    fn take(&mut self) -> Result<Option<Chain>, BadChain> {
-        let Some(witness) = &mut self.witness else { return self.queue.take() };
-        let before = self.queue.position();
-        let taken = self.queue.take()?;
-        if let Some(chain) = &taken {
-            witness.taken(&self.queue, chain, before);
+    /// Takes and submits what is available, up to `limit`. A broken rule ends it: what was taken before is still
+    /// answered.
+    fn take_all(&mut self, limit: usize, run: &mut Run) -> Result<Option<BadChain>, DeviceError> {
+        while run.taken < limit {
+            let submitting = Submitting { service: &mut self.service, done: &mut run.completed };
+            match self.queue.serve(limit - run.taken, submitting) {
+                Ok(0) => break,
+                Ok(taken) => run.taken += taken,
+                Err(ServeError::Broken(error)) => return Ok(Some(error)),
+                Err(ServeError::Foreign(_)) => return Err(FOREIGN),
+            }
         }
-        Ok(taken)
+        Ok(None)
+    }
+
+    /// The same, with somebody who sees every chain.
+    fn take_all_seen(&mut self, limit: usize, run: &mut Run) -> Result<Option<BadChain>, DeviceError> {
+        while run.taken < limit && self.service.pending() < self.service.capacity() {
+            let before = self.queue.position();
+            let chain = match self.queue.take() {
+                Ok(Some(chain)) => chain,
+                Ok(None) => break,
+                Err(error) => return Ok(Some(error)),
+            };
+            run.taken += 1;
+            if let Some(witness) = &mut self.witness {
+                witness.taken(&self.queue, &chain, before);
+            }
+            if let Submitted::Done(chain) = self.service.submit(chain) {
+                self.complete(chain)?;
+                run.completed += 1;
+            }
+        }
+        Ok(None)
     }
 
     #[inline(always)]
@@ -185,24 +236,10 @@ impl<S: Service> Serving<S> {
     fn work(&mut self) -> Result<Run, DeviceError> {
         let mut run = Run::default();
         let limit = usize::from(self.queue.config().size);
-        let mut broken = None;
-        while run.taken < limit && self.service.pending() < self.service.capacity() {
-            match self.take() {
-                Ok(Some(chain)) => {
-                    run.taken += 1;
-                    if let Submitted::Done(chain) = self.service.submit(chain) {
-                        self.complete(chain)?;
-                        run.completed += 1;
-                    }
-                }
-                Ok(None) => break,
-                // What was taken before is still answered.
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
-            }
-        }
+        let broken = match self.witness {
+            None => self.take_all(limit, &mut run)?,
+            Some(_) => self.take_all_seen(limit, &mut run)?,
+        };
         self.service.flush()?;
         while let Some(chain) = self.service.poll() {
             self.complete(chain)?;

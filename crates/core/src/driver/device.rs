@@ -6,6 +6,7 @@ use crate::registers::Window;
 use crate::transport::{Identity, QueueSetup, TransportError};
 use alloc::boxed::Box;
 use core::fmt;
+use core::ops::Range;
 use virtio_kit_ring::driver::{Evidence, Quiesced};
 use virtio_kit_ring::{AnyChain, Arena};
 use virtio_kit_spec::{F, Features, Status};
@@ -51,6 +52,15 @@ impl Device {
     /// Reads the start of the configuration space, all of it from one moment (2.5).
     pub fn read_config<C: FromBytes + IntoBytes>(&mut self) -> Result<C, TransportError> {
         setup::read_config(&mut *self.open()?.transport)
+    }
+
+    /// Reads some fields of the configuration space: see
+    /// [`Setup::read_config_fields`](super::Setup::read_config_fields).
+    pub fn read_config_fields<C: FromBytes + IntoBytes>(
+        &mut self,
+        fields: &[Range<usize>],
+    ) -> Result<C, TransportError> {
+        setup::read_config_fields(&mut *self.open()?.transport, fields)
     }
 
     /// Writes one field of the configuration space.

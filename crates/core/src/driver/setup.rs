@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use virtio_kit_ring::notify::Barriers;
 use virtio_kit_ring::{AnyChain, Arena, driver as ring};
 use virtio_kit_spec::features::{Dependency, unmet};
@@ -66,6 +67,12 @@ impl Found {
     /// rings can use, as far as the device offers them, the transport carries them, and what they require is
     /// there too.
     pub fn negotiate(self, wanted: Features) -> Result<Setup, NegotiateError> {
+        self.negotiate_with(|_| wanted)
+    }
+
+    /// [`negotiate`](Self::negotiate) for a driver whose wishes depend on the offer: `wanted` is shown what
+    /// could be had at most.
+    pub fn negotiate_with(self, wanted: impl FnOnce(Features) -> Features) -> Result<Setup, NegotiateError> {
         let Self { mut transport, without, legacy } = self;
         let is_legacy = transport.legacy().is_some();
         if is_legacy && !(legacy && cfg!(target_endian = "little")) {
@@ -80,8 +87,8 @@ impl Found {
             Setup { open: Some(Open { transport, features: Features::EMPTY, queues: Vec::new() }) };
         let open = setup.open()?;
         let offered = open.transport.device_features()?;
-        let wanted = (wanted | RING_FEATURES) - (without - required);
-        let mut features = offered & wanted & open.transport.allowed_features();
+        let most = (offered & open.transport.allowed_features()) - (without - required);
+        let mut features = most & (wanted(most) | RING_FEATURES);
         if !is_legacy && !features.contains(F::VERSION_1) {
             return Err(NegotiateError::Legacy);
         }
@@ -164,6 +171,18 @@ impl Setup {
     /// The shared memory region with this id (2.10); `None` if the device has none.
     pub fn shared_memory(&mut self, id: u8) -> Result<Option<Window>, TransportError> {
         self.open()?.transport.shared_memory(id)
+    }
+
+    /// Reads some fields of the configuration space, each by an access of its own width if it has one, all from one
+    /// moment (2.5). The others are 0.
+    ///
+    /// For devices whose configuration ends with the last field that they offer: some answer a wider access that
+    /// goes beyond it with nonsense, as QEMU does on PCI.
+    pub fn read_config_fields<C: FromBytes + IntoBytes>(
+        &mut self,
+        fields: &[Range<usize>],
+    ) -> Result<C, TransportError> {
+        read_config_fields(&mut *self.open()?.transport, fields)
     }
 
     /// Most descriptors that queue `index` can have; 0 if there is no such queue.
@@ -263,25 +282,29 @@ impl Open {
     }
 }
 
-/// Reads until the generation is the same before and after; where there is none, until the same is read twice.
+/// Reads until the generation is the same before and after.
 pub(super) fn read_config<C: FromBytes + IntoBytes>(
     transport: &mut dyn Transport,
 ) -> Result<C, TransportError> {
+    let whole = 0..size_of::<C>();
+    read_config_fields(transport, &[whole])
+}
+
+/// The same for single fields, which must be inside.
+pub(super) fn read_config_fields<C: FromBytes + IntoBytes>(
+    transport: &mut dyn Transport,
+    fields: &[Range<usize>],
+) -> Result<C, TransportError> {
     let mut config = C::new_zeroed();
-    let mut last = transport.legacy().map(|_| Vec::new());
     // A device may change its configuration often, but not for ever while we read a few words.
     for _ in 0..1000 {
         let before = transport.config_generation()?;
-        transport.read_config(0, config.as_mut_bytes())?;
-        let settled = match &mut last {
-            None => transport.config_generation()? == before,
-            Some(last) => {
-                let same = *last == *config.as_mut_bytes();
-                *last = config.as_mut_bytes().to_vec();
-                same
-            }
-        };
-        if settled {
+        for field in fields {
+            let outside = TransportError::Unsupported("a field outside of the configuration");
+            let to = config.as_mut_bytes().get_mut(field.clone()).ok_or(outside)?;
+            transport.read_config(field.start, to)?;
+        }
+        if transport.config_generation()? == before {
             return Ok(config);
         }
     }

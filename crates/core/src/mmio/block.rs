@@ -66,21 +66,25 @@ impl Block {
         Ok(())
     }
 
-    fn words(&self) -> u32 {
-        if self.legacy { 1 } else { Features::WORDS }
-    }
-
+    /// Features offered (4.2.2). A device that knows only 64 may show the upper 32 of them for every larger number too,
+    /// as QEMU does: no other can say VERSION_1 in all of them.
     pub(super) fn device_features(&self) -> Result<Features, TransportError> {
         let mut features = Features::EMPTY;
-        for word in 0..self.words() {
+        let words = if self.legacy { 1 } else { Features::WORDS };
+        for word in 0..words {
             self.registers.write32(offset::DEVICE_FEATURES_SEL, word)?;
             features = features.with_word(word, self.registers.read32(offset::DEVICE_FEATURES)?);
         }
-        Ok(features)
+        let high = features.word(1);
+        let repeats = high != 0 && features.word(2) == high && features.word(3) == high;
+        Ok(if repeats { Features::from_low(features.low()) } else { features })
     }
 
+    /// Features accepted. After a reset there are none, so words of which nothing is accepted need not be written:
+    /// to a device that knows only 64 they would be others.
     pub(super) fn set_driver_features(&self, features: Features) -> Result<(), TransportError> {
-        for word in 0..self.words() {
+        let words = if self.legacy { 1 } else { Features::WORDS };
+        for word in (0..words).filter(|&word| word < 2 || features.word(word) != 0) {
             self.registers.write32(offset::DRIVER_FEATURES_SEL, word)?;
             self.registers.write32(offset::DRIVER_FEATURES, features.word(word))?;
         }
@@ -178,6 +182,10 @@ impl Selected<'_> {
         let registers = &self.0.registers;
         registers.write32(offset::QUEUE_RESET, 1)?;
         registers.await32(offset::QUEUE_RESET, clock, limit, |value| value == 0)?;
-        registers.await32(offset::QUEUE_READY, clock, limit, |value| value == 0)
+        // QEMU up to 10.0 offers RING_RESET on MMIO and has no such register.
+        if self.is_enabled()? {
+            return Err(TransportError::Refused("resetting a queue, which it offers to do"));
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Virtio over MMIO (4.2): a device is a block of registers at a fixed place, with one interrupt line.
 //!
-//! Pure state over traits, as in [`pci`](crate::pci). The machine provides a [`Host`]: mapped registers, memory,
+//! The driver's end is pure state over traits, as in [`pci`](crate::pci). The machine provides a [`Host`]: mapped registers, memory,
 //! time, and if it has any, interrupt lines. A device cannot be found by looking: [`discover`] reads the places
 //! where a machine names its devices, [`MmioTransport::open`] makes a [`Transport`](crate::transport::Transport)
 //! of one place, and [`MmioBus`] offers the devices of many to drivers.
@@ -10,17 +10,19 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`device`] | the device's end |
 //! | [`discover`] | places, from a kernel's command line, ACPI, a device tree |
 
 mod block;
 mod bus;
+pub mod device;
 pub mod discover;
 mod line;
 #[cfg(test)]
 mod tests;
 mod transport;
 
-pub use bus::MmioBus;
+pub use bus::{MmioBus, Plug};
 pub use transport::{ConfigWatch, MmioTransport};
 
 use crate::clock::Clock;

@@ -140,6 +140,19 @@ fn a_legacy_device_has_no_ring_feature_above_bit_31() {
     assert!(!modern.intersects(F::SR_IOV | F::NOTIF_CONFIG_DATA | F::ADMIN_VQ | F::SUSPEND));
 }
 
+#[test]
+fn a_device_that_shows_64_features_again_and_again_has_64() {
+    let fake = Fake::new(2);
+    let mut mmio = open(&fake);
+    // Registers that are only memory show the same whatever is selected.
+    fake.set(at::DEVICE_FEATURES, 5);
+    assert_eq!(mmio.device_features().unwrap().bits(), 5 << 32 | 5);
+    mmio.set_driver_features(Features::from_low(1 << 32 | 4)).unwrap();
+    assert_eq!((fake.get(at::DRIVER_FEATURES_SEL), fake.get(at::DRIVER_FEATURES)), (1, 1));
+    mmio.set_driver_features(Features::bit(100)).unwrap();
+    assert_eq!((fake.get(at::DRIVER_FEATURES_SEL), fake.get(at::DRIVER_FEATURES)), (3, 16));
+}
+
 // drivernormative:Virtio Transport Options / Virtio Over MMIO / MMIO-specific Initialization And Device Operation / Notifications From The Device
 #[test]
 fn only_interrupts_that_are_known_are_acknowledged_and_all_queues_look() {
@@ -196,11 +209,13 @@ fn a_bus_offers_what_is_there_and_tells_of_changes() {
     assert!(matches!(&events[..], [Event::Added(0x1000, found)] if found.transport_name() == "mmio"));
     assert!(matches!(bus.failed(), [(Place { start: 0x2000, .. }, TransportError::Unsupported(_))]));
     fake.set(at::INTERRUPT_STATUS, 2);
-    bus.remove(0x9000);
+    let plug = bus.plug();
+    plug.remove(0x9000);
     events.clear();
     bus.poll(&mut |event| events.push(event));
     assert!(matches!(events[..], [Event::ConfigChanged(0x1000)]));
-    bus.remove(0x1000);
+    fake.set(at::INTERRUPT_STATUS, 0);
+    plug.remove(0x1000);
     events.clear();
     bus.poll(&mut |event| events.push(event));
     assert!(matches!(events[..], [Event::Removed(0x1000)]));

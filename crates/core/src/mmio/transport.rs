@@ -6,7 +6,7 @@ use super::{Host, Place};
 use crate::driver::QueueInterrupt;
 use crate::interrupts::Lines;
 use crate::registers::Window;
-use crate::transport::{DEVICE_FEATURES, LEGACY_FEATURES};
+use crate::transport::{DEVICE_FEATURES, LEGACY_FEATURES, count_queues};
 use crate::transport::{Identity, Legacy, Notifier, QueueSetup, Transport, TransportError};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -77,7 +77,7 @@ impl MmioTransport {
         let config = block.config().ok_or(outside)?;
         let doorbell = block.notify().ok_or(outside)?;
         let shared = Arc::new(Shared {
-            lines: Lines::new(count_queues(&block)?),
+            lines: Lines::new(count_queues(|queue| block.select(queue)?.max_size())?),
             block: block.clone(),
             line: host.line(&place),
             clock: host.clock(),
@@ -114,25 +114,6 @@ impl MmioTransport {
         ConfigWatch(self.shared.clone())
     }
 }
-
-/// One more than the last queue's number, which no register says. Queues come one after the other, but for some
-/// that a device of few leaves out.
-fn count_queues(block: &Block) -> Result<u16, TransportError> {
-    let mut count = 0;
-    for queue in 0..MOST_QUEUES {
-        if block.select(queue)?.max_size()? != 0 {
-            count = queue + 1;
-        } else if queue >= MOST_LEFT_OUT {
-            break;
-        }
-    }
-    Ok(count)
-}
-
-/// Above this number no queue is left out.
-const MOST_LEFT_OUT: u16 = 8;
-/// More than any device type has in practice: a device that never says that there is none is not believed for ever.
-const MOST_QUEUES: u16 = 1024;
 
 impl Transport for MmioTransport {
     fn name(&self) -> &str {

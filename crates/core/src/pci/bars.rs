@@ -18,7 +18,19 @@ pub struct MemoryBar {
     pub wide: bool,
 }
 
+/// A BAR of I/O ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoBar {
+    /// Its number, 0 to 5.
+    pub number: u8,
+    /// Its first port, 0 if it was given none.
+    pub port: u16,
+    /// Its length in ports, a power of two.
+    pub len: u16,
+}
+
 const IO: u32 = 1;
+const IO_FLAGS: u32 = 3;
 const WIDE: u32 = 2 << 1;
 const TYPE: u32 = 3 << 1;
 const FLAGS: u32 = 0xf;
@@ -72,6 +84,52 @@ fn size_mask<C: ConfigSpace + ?Sized>(
     Ok(mask.into())
 }
 
+/// Looks at BAR `number`; `None` if it is not there, or one of memory. It decodes nothing meanwhile.
+pub fn io_bar<C: ConfigSpace + ?Sized>(
+    function: &Function<'_, C>,
+    number: u8,
+) -> Result<Option<IoBar>, TransportError> {
+    if number > MAX_BAR {
+        return Ok(None);
+    }
+    let value = function.read32(offset(number))?;
+    if value & IO == 0 {
+        return Ok(None);
+    }
+    let command = function.command()?;
+    function.set_command(command & !(COMMAND_IO | COMMAND_MEMORY))?;
+    let mask = size_mask(function, number, value)? as u32 & !IO_FLAGS;
+    function.set_command(command)?;
+    // Only 16 bits of a port's number need to be there.
+    if mask as u16 == 0 {
+        return Ok(None);
+    }
+    let port = (value & !IO_FLAGS) as u16;
+    Ok(Some(IoBar { number, port, len: 1 << mask.trailing_zeros() }))
+}
+
+/// Gives every BAR of I/O ports of a function a first port, from `next` on and below `end`, where no firmware did;
+/// `next` moves on. The BARs, as they are now.
+pub fn place_io<C: ConfigSpace + ?Sized>(
+    function: &Function<'_, C>,
+    next: &mut u16,
+    end: u16,
+) -> Result<Vec<IoBar>, TransportError> {
+    let mut placed = Vec::new();
+    for number in 0..=MAX_BAR {
+        let Some(bar) = io_bar(function, number)? else { continue };
+        if bar.port != 0 {
+            placed.push(bar);
+            continue;
+        }
+        let port = next.checked_next_multiple_of(bar.len).ok_or(TransportError::NoMemory)?;
+        *next = port.checked_add(bar.len).filter(|&after| after <= end).ok_or(TransportError::NoMemory)?;
+        function.write32(offset(number), u32::from(port) | IO)?;
+        placed.push(IoBar { port, ..bar });
+    }
+    Ok(placed)
+}
+
 /// Gives every memory BAR of a function an address, from `next` on and below `end`, where no firmware did;
 /// `next` moves on. The BARs, as they are now.
 pub fn place<C: ConfigSpace + ?Sized>(
@@ -86,6 +144,11 @@ pub fn place<C: ConfigSpace + ?Sized>(
             number += 1;
             continue;
         };
+        if bar.address != 0 {
+            placed.push(bar);
+            number += 1 + u8::from(bar.wide);
+            continue;
+        }
         let address = next.checked_next_multiple_of(bar.len).ok_or(TransportError::NoMemory)?;
         let end = if bar.wide { end } else { end.min(1 << 32) };
         let after = address.checked_add(bar.len).filter(|&after| after <= end);

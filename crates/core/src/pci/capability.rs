@@ -1,12 +1,13 @@
 //! Where a device's registers are (4.1.4).
 
 use super::config::{Address, Function};
+use super::window::{self, BarWindow};
 use super::{ConfigSpace, Host};
 use crate::registers::{Registers, Window};
 use crate::transport::TransportError;
 use alloc::sync::Arc;
 use virtio_kit_spec::pci::{CAP_ID_VENDOR, CapType, MAX_BAR, common};
-use virtio_kit_spec::pci::{Cap, NotifyCap};
+use virtio_kit_spec::pci::{Cap, Cap64, NotifyCap};
 
 /// A device's registers, as its capabilities locate them.
 #[derive(Clone, Debug)]
@@ -77,26 +78,53 @@ struct Need {
 
 /// BARs that were mapped already.
 struct Mapped<'h> {
-    host: &'h dyn Host,
+    host: &'h Arc<dyn Host>,
     at: Address,
     bars: [Option<Arc<dyn Registers>>; MAX_BAR as usize + 1],
+    /// For BARs that are not mapped; looked for at the first of them.
+    window: Option<Option<Arc<window::Window>>>,
 }
 
-impl Mapped<'_> {
+impl<'h> Mapped<'h> {
+    fn new(host: &'h Arc<dyn Host>, at: Address) -> Self {
+        Self { host, at, bars: [const { None }; 6], window: None }
+    }
+
     fn bar(&mut self, number: u8) -> Result<Arc<dyn Registers>, TransportError> {
-        let place = &mut self.bars[usize::from(number)];
-        match place {
-            Some(registers) => Ok(registers.clone()),
-            None => Ok(place.insert(self.host.map_bar(self.at, number)?).clone()),
+        if let Some(registers) = &self.bars[usize::from(number)] {
+            return Ok(registers.clone());
+        }
+        let registers = match self.host.map_bar(self.at, number) {
+            Err(error @ TransportError::Unsupported(_)) => self.unmapped(number)?.ok_or(error)?,
+            other => other?,
+        };
+        self.bars[usize::from(number)] = Some(registers.clone());
+        Ok(registers)
+    }
+
+    /// A BAR through the window in configuration space, if there is one (4.1.4.9).
+    fn unmapped(&mut self, number: u8) -> Result<Option<Arc<dyn Registers>>, TransportError> {
+        let window = match &self.window {
+            Some(window) => window.clone(),
+            None => self.window.insert(window::Window::find(self.host, self.at)?).clone(),
+        };
+        let Some(window) = window else { return Ok(None) };
+        match BarWindow::new(window, number) {
+            Ok(bar) => Ok(Some(Arc::new(bar))),
+            Err(TransportError::Unsupported(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
 
 impl Layout {
     /// Finds the registers of the device at `at`, whose BARs must decode.
-    pub fn find(host: &dyn Host, at: Address) -> Result<Self, TransportError> {
-        let function = Function::new(host, at);
-        let mut mapped = Mapped { host, at, bars: [const { None }; 6] };
+    ///
+    /// Of each type the first capability that can be used is taken (4.1.4.1). BARs that the host does not map are
+    /// reached through the window in configuration space (4.1.4.9).
+    pub fn find(host: &Arc<dyn Host>, at: Address) -> Result<Self, TransportError> {
+        let function = Function::new(&**host, at);
+        let mut mapped = Mapped::new(host, at);
         let need = |kind, cap_len, length, align| Need { kind, cap_len, length, align };
         let cap = size_of::<Cap>();
         let common = need(CapType::COMMON_CFG, cap, common::MIN_SIZE as u32, 4);
@@ -108,6 +136,41 @@ impl Layout {
         let (isr, _) = require(&function, &isr, &mut mapped)?;
         let device = first_usable(&function, &device, &mut mapped)?.ok().map(|(window, _)| window);
         Ok(Self { common, notify, notify_multiplier: function.read32(notify_at + 16)?, isr, device })
+    }
+}
+
+/// The shared memory region with an id (2.10, 4.1.4.7); `None` if there is none of it.
+pub fn shared_memory(host: &Arc<dyn Host>, at: Address, id: u8) -> Result<Option<Window>, TransportError> {
+    let function = Function::new(&**host, at);
+    let mut mapped = Mapped::new(host, at);
+    let mut why = None;
+    let found = function.find_capability(|cap_id, at| {
+        if cap_id != CAP_ID_VENDOR || at > 0x100 - size_of::<Cap64>() as u16 {
+            return Ok(None);
+        }
+        let located = Located::read(&function, at)?;
+        let long = usize::from(located.cap_len) >= size_of::<Cap64>();
+        if located.kind != CapType::SHARED_MEMORY_CFG || !long || function.read8(at + 5)? != id {
+            return Ok(None);
+        }
+        let offset = u64::from(located.offset) | u64::from(function.read32(at + 16)?) << 32;
+        let length = u64::from(located.length) | u64::from(function.read32(at + 20)?) << 32;
+        if located.bar > MAX_BAR || length == 0 {
+            return Ok(None);
+        }
+        // One that lies elsewhere may be usable.
+        match mapped.bar(located.bar).map(|registers| Window::new(registers, offset, length)) {
+            Ok(Some(region)) => return Ok(Some(region)),
+            Ok(None) => {
+                why = Some(TransportError::Protocol("a shared memory region that lies beyond its BAR"))
+            }
+            Err(error) => why = Some(error),
+        }
+        Ok(None)
+    })?;
+    match (found, why) {
+        (None, Some(error)) => Err(error),
+        (found, _) => Ok(found),
     }
 }
 

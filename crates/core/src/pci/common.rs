@@ -1,7 +1,8 @@
 //! The common configuration (4.1.4.3).
 
+use super::routing::VectorRegisters;
 use crate::clock::Clock;
-use crate::registers::Window;
+use crate::registers::{Window, wait_for};
 use crate::transport::{QueueSetup, TransportError};
 use core::time::Duration;
 use virtio_kit_spec::pci::common as offset;
@@ -22,11 +23,7 @@ impl Common {
     /// Writes 0 and waits until it reads back (2.4.2, 4.1.4.3.2).
     pub(super) fn reset(&self, clock: &dyn Clock, limit: Duration) -> Result<(), TransportError> {
         self.set_status(Status::RESET)?;
-        let look = || match self.status() {
-            Ok(status) => status.is_empty().then_some(Ok(())),
-            Err(error) => Some(Err(error)),
-        };
-        Clock::wait_for(&clock, limit, look).unwrap_or(Err(TransportError::Timeout))
+        wait_for(clock, limit, || Ok(self.status()?.is_empty()))
     }
 
     pub(super) fn device_features(&self) -> Result<Features, TransportError> {
@@ -54,12 +51,6 @@ impl Common {
         self.0.read16(offset::NUM_QUEUES)
     }
 
-    /// Whether the device keeps the vector for configuration changes (4.1.5.1.2).
-    pub(super) fn set_config_vector(&self, vector: u16) -> Result<bool, TransportError> {
-        self.0.write16(offset::CONFIG_MSIX_VECTOR, vector)?;
-        Ok(self.0.read16(offset::CONFIG_MSIX_VECTOR)? == vector)
-    }
-
     /// Makes the following functions be about a queue.
     pub(super) fn select(&self, queue: u16) -> Result<Selected<'_>, TransportError> {
         self.0.write16(offset::QUEUE_SELECT, queue)?;
@@ -69,6 +60,19 @@ impl Common {
     /// Whether the registers reach as far as those of queue reset.
     pub(super) fn has_queue_reset(&self) -> bool {
         self.0.len() >= offset::QUEUE_RESET as u64 + 2
+    }
+}
+
+impl VectorRegisters for Common {
+    fn set_config_vector(&self, vector: u16) -> Result<bool, TransportError> {
+        self.0.write16(offset::CONFIG_MSIX_VECTOR, vector)?;
+        Ok(self.0.read16(offset::CONFIG_MSIX_VECTOR)? == vector)
+    }
+
+    fn set_queue_vector(&self, queue: u16, vector: u16) -> Result<bool, TransportError> {
+        self.select(queue)?;
+        self.0.write16(offset::QUEUE_MSIX_VECTOR, vector)?;
+        Ok(self.0.read16(offset::QUEUE_MSIX_VECTOR)? == vector)
     }
 }
 
@@ -83,12 +87,6 @@ impl Selected<'_> {
 
     pub(super) fn is_enabled(&self) -> Result<bool, TransportError> {
         Ok(self.0.read16(offset::QUEUE_ENABLE)? != 0)
-    }
-
-    /// Whether the device keeps the queue's vector (4.1.5.1.2).
-    pub(super) fn set_vector(&self, vector: u16) -> Result<bool, TransportError> {
-        self.0.write16(offset::QUEUE_MSIX_VECTOR, vector)?;
-        Ok(self.0.read16(offset::QUEUE_MSIX_VECTOR)? == vector)
     }
 
     pub(super) fn notify_off(&self) -> Result<u16, TransportError> {

@@ -64,6 +64,7 @@ mod header {
     pub(super) const STATUS: u16 = 0x06;
     pub(super) const REVISION_AND_CLASS: u16 = 0x08;
     pub(super) const TYPE: u16 = 0x0e;
+    pub(super) const SECONDARY_BUS: u16 = 0x19;
     pub(super) const SUBSYSTEM: u16 = 0x2c;
     pub(super) const CAPABILITIES: u16 = 0x34;
 }
@@ -106,6 +107,11 @@ impl<'c, C: ConfigSpace + ?Sized> Function<'c, C> {
         self.space.read(self.at, offset, Width::U32)
     }
 
+    /// Writes 8 bits.
+    pub fn write8(&self, offset: u16, value: u8) -> Result<(), TransportError> {
+        self.space.write(self.at, offset, Width::U8, value.into())
+    }
+
     /// Writes 16 bits.
     pub fn write16(&self, offset: u16, value: u16) -> Result<(), TransportError> {
         self.space.write(self.at, offset, Width::U16, value.into())
@@ -131,6 +137,20 @@ impl<'c, C: ConfigSpace + ?Sized> Function<'c, C> {
     /// Class code, 24 bits.
     pub fn class(&self) -> Result<u32, TransportError> {
         Ok(self.read32(header::REVISION_AND_CLASS)? >> 8)
+    }
+
+    /// Revision, 8 bits.
+    pub fn revision(&self) -> Result<u8, TransportError> {
+        self.read8(header::REVISION_AND_CLASS)
+    }
+
+    /// The number of the bus behind a bridge; `None` if this is none, or firmware gave it no bus.
+    pub fn secondary_bus(&self) -> Result<Option<u8>, TransportError> {
+        if self.read8(header::TYPE)? & 0x7f != 1 {
+            return Ok(None);
+        }
+        let bus = self.read8(header::SECONDARY_BUS)?;
+        Ok((bus > self.at.bus).then_some(bus))
     }
 
     /// Whether the device has more functions than number 0.
@@ -178,20 +198,52 @@ impl<'c, C: ConfigSpace + ?Sized> Function<'c, C> {
 }
 
 /// Shows every function on one bus of segment 0 to `see`.
-pub fn scan(
-    space: &dyn ConfigSpace,
+pub fn scan<C: ConfigSpace + ?Sized>(
+    space: &C,
+    bus: u8,
+    see: impl FnMut(Address, (u16, u16)) -> Result<(), TransportError>,
+) -> Result<(), TransportError> {
+    scan_bus(space, 0, bus, see)
+}
+
+/// Shows every function on a bus, and on the buses behind its bridges, to `see`. Firmware must have numbered them:
+/// the number of a bus behind a bridge is above the bridge's own, and so the walk comes to an end.
+pub fn scan_tree<C: ConfigSpace + ?Sized>(
+    space: &C,
+    segment: u16,
+    root: u8,
+    mut see: impl FnMut(Address, (u16, u16)) -> Result<(), TransportError>,
+) -> Result<(), TransportError> {
+    let (mut seen, mut found) = ([false; 256], [false; 256]);
+    found[usize::from(root)] = true;
+    while let Some(bus) = (0..256).find(|&bus| found[bus] && !seen[bus]) {
+        seen[bus] = true;
+        scan_bus(space, segment, bus as u8, |at, id| {
+            if let Some(behind) = Function::new(space, at).secondary_bus()? {
+                found[usize::from(behind)] = true;
+            }
+            see(at, id)
+        })?;
+    }
+    Ok(())
+}
+
+fn scan_bus<C: ConfigSpace + ?Sized>(
+    space: &C,
+    segment: u16,
     bus: u8,
     mut see: impl FnMut(Address, (u16, u16)) -> Result<(), TransportError>,
 ) -> Result<(), TransportError> {
     for device in 0..32 {
-        let first = Function::new(space, Address::new(bus, device, 0));
+        let at = |function| Address { segment, bus, device, function };
+        let first = Function::new(space, at(0));
         let Some(id) = first.id()? else { continue };
         see(first.address(), id)?;
         if !first.is_multifunction()? {
             continue;
         }
         for function in 1..8 {
-            let other = Function::new(space, Address::new(bus, device, function));
+            let other = Function::new(space, at(function));
             if let Some(id) = other.id()? {
                 see(other.address(), id)?;
             }

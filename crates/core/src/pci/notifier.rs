@@ -1,6 +1,6 @@
 //! A queue's line to the device, and back.
 
-use super::transport::Shared;
+use super::routing::{Shared, Source};
 use crate::registers::Window;
 use crate::transport::{Notifier, NotifyPosition, TransportError};
 use alloc::sync::Arc;
@@ -16,11 +16,12 @@ pub(super) struct Doorbell {
 }
 
 impl Doorbell {
-    pub(super) fn ring(&self, position: NotifyPosition) -> Result<(), TransportError> {
-        if !self.data {
-            return self.register.write16(0, self.index);
+    fn ring(&self, position: NotifyPosition) -> Result<(), TransportError> {
+        if self.data {
+            self.register.write32(0, position.data(self.index).to_u32())
+        } else {
+            self.register.write16(0, self.index)
         }
-        self.register.write32(0, position.data(self.index).to_u32())
     }
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Line {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Another queue's waiter may have taken note of a message meant for both: look again after this long.
+/// Another queue's waiter may have taken note of an interrupt meant for both: look again after this long.
 const SHARED_SLICE: Duration = Duration::from_millis(1);
 
 impl Notifier for Line {
@@ -40,7 +41,7 @@ impl Notifier for Line {
     }
 
     fn wait(&self, limit: Duration) -> Result<bool, TransportError> {
-        let Shared { lines, interrupts, clock, .. } = &*self.shared;
+        let Shared { lines, interrupts, line, clock, .. } = &*self.shared;
         let queue = self.doorbell.index;
         let deadline = clock.now().saturating_add(limit);
         loop {
@@ -49,10 +50,13 @@ impl Notifier for Line {
             }
             let now = clock.now();
             let left = deadline.saturating_sub(now);
-            match interrupts {
-                Some(interrupts) if self.vector != NO_VECTOR && !self.shared.is_polled() => {
-                    let slice = if lines.is_shared() { left.min(SHARED_SLICE) } else { left };
-                    interrupts.wait(self.vector, slice)?;
+            match (interrupts, line, self.shared.source()) {
+                (Some(interrupts), _, Source::Messages) if self.vector != NO_VECTOR => {
+                    interrupts
+                        .wait(self.vector, if lines.is_shared() { left.min(SHARED_SLICE) } else { left })?;
+                }
+                (_, Some(line), Source::Line) => {
+                    line.wait(if lines.queue_count() > 1 { left.min(SHARED_SLICE) } else { left })?;
                 }
                 _ => {
                     self.shared.poll_isr()?;

@@ -175,6 +175,12 @@ fn enable(fake: &Fake, pci: &mut PciTransport) -> Box<dyn crate::transport::Noti
     pci.enable_queue(1, QueueSetup { size: 8, addrs }, Arc::new(QueueInterrupt::new(None))).unwrap()
 }
 
+fn find(fake: Fake) -> Result<Layout, TransportError> {
+    let host: Arc<dyn Host> = Arc::new(fake);
+    Layout::find(&host, AT)
+}
+
+// drivernormative:Virtio Transport Options / Virtio Over PCI Bus / Virtio Structure PCI Capabilities
 #[test]
 fn the_first_usable_capability_of_each_type_is_taken() {
     let mut caps = vec![
@@ -187,29 +193,34 @@ fn the_first_usable_capability_of_each_type_is_taken() {
     caps.extend(GOOD.map(|(kind, bar, offset, length)| (kind, bar, offset, length)));
     // Later ones of the same type do not count.
     caps.truncate(8);
-    let fake = Fake::new(&caps, 4, 0);
-    let layout = Layout::find(&fake, AT).unwrap();
+    let layout = find(Fake::new(&caps, 4, 0)).unwrap();
     assert_eq!((layout.common.len(), layout.notify.len(), layout.notify_multiplier), (0x40, 0x40, 4));
     assert!(layout.device.is_none(), "a device without a configuration is whole");
-    let beyond = Fake::new(&[(1, 4, 0xff0, 0x40)], 0, 0);
-    assert!(matches!(Layout::find(&beyond, AT), Err(TransportError::Protocol(_))));
+    let beyond = find(Fake::new(&[(1, 4, 0xff0, 0x40)], 0, 0));
+    assert!(matches!(beyond, Err(TransportError::Protocol(_))));
 }
 
 #[test]
 fn a_list_of_capabilities_that_loops_comes_to_an_end() {
     let fake = Fake::good(0, 0);
     fake.config.lock()[0x41] = 0x40;
-    assert!(matches!(Layout::find(&fake, AT), Err(TransportError::Protocol(_))));
+    assert!(matches!(find(fake), Err(TransportError::Protocol(_))));
+    let fake = Fake::good(0, 0);
     fake.config.lock()[0x41] = 0xfc;
     fake.config.lock()[0xfc..].copy_from_slice(&[9, 0xfc, 24, 2]);
-    assert!(matches!(Layout::find(&fake, AT), Err(TransportError::Protocol(_))));
+    assert!(matches!(find(fake), Err(TransportError::Protocol(_))));
 }
 
 #[test]
-fn only_modern_virtio_functions_are_taken() {
-    for (id, good) in
-        [([0xf4, 0x1a, 0x42, 0x10], true), ([0xf4, 0x1a, 1, 0x10], false), ([0x86, 0x80, 0x42, 0x10], false)]
-    {
+fn virtio_functions_are_taken_by_their_ids() {
+    for (id, good) in [
+        ([0xf4, 0x1a, 0x42, 0x10], true),
+        // Transitional, with modern capabilities.
+        ([0xf4, 0x1a, 1, 0x10], true),
+        ([0xf4, 0x1a, 0x40, 0x10], false),
+        ([0xf4, 0x1a, 0x80, 0x10], false),
+        ([0x86, 0x80, 0x42, 0x10], false),
+    ] {
         let fake = Fake::good(0, 0);
         fake.config.lock()[..4].copy_from_slice(&id);
         assert_eq!(PciTransport::open(Arc::new(fake), AT).is_ok(), good);
@@ -323,5 +334,8 @@ fn bars_are_measured_and_placed_on_their_own_size() {
     assert_eq!(next, 0x1_0000_8000);
     assert_eq!(memory_bar(&function, 4).unwrap(), Some(bar));
     assert_eq!((memory_bar(&function, 0).unwrap(), memory_bar(&function, 6).unwrap()), (None, None));
+    assert_eq!(place(&function, &mut next, 0).unwrap(), [bar], "what has an address keeps it");
+    function.write32(0x20, 0).unwrap();
+    function.write32(0x24, 0).unwrap();
     assert_eq!(place(&function, &mut next, 0x1_0000_8000).unwrap_err(), TransportError::NoMemory);
 }

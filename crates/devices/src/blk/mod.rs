@@ -82,6 +82,11 @@ impl<B: Backend> Device for Blk<B> {
         features
     }
 
+    fn has_legacy(&self) -> bool {
+        // Fields and headers are in the guest's byte order there, which is taken for little-endian.
+        true
+    }
+
     fn queue_count(&self) -> u16 {
         self.queues
     }

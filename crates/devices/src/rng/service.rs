@@ -116,6 +116,11 @@ impl<S: Source> Service for RngService<S> {
         WAITING
     }
 
+    fn withdraw(&mut self) -> Option<Chain> {
+        // A buffer with anything in it goes at once, so none of those that wait has.
+        self.waiting.pop_back()
+    }
+
     fn wait(&mut self) -> Result<(), DeviceError> {
         if let Some(error) = self.failed {
             return Err(error);

@@ -47,3 +47,22 @@ pub fn join(device: impl Device + 'static, ring_features: Features) -> (Found, D
     let (transport, end) = InProcess::new(Box::new(device), options).unwrap();
     (Found::new(Box::new(transport)), end, arena)
 }
+
+/// What an end on a thread of its own sleeps on.
+#[derive(Default)]
+pub struct Bell {
+    set: std::sync::Mutex<bool>,
+    changed: std::sync::Condvar,
+}
+
+impl virtio_kit::in_process::Event for Bell {
+    fn set(&self) {
+        *self.set.lock().unwrap() = true;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self, limit: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.set.lock().unwrap(), limit, |set| !*set);
+        std::mem::take(&mut *waited.unwrap().0)
+    }
+}

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_kit::clock::Clock;
-use virtio_kit::pci::bars::{self, MemoryBar};
+use virtio_kit::mmio::Place;
+use virtio_kit::pci::access::Cam;
+use virtio_kit::pci::bars::{self, IoBar, MemoryBar};
 use virtio_kit::pci::config::{self, Function};
 use virtio_kit::pci::{self, Address, ConfigSpace, Host, Interrupts, PciTransport};
 use virtio_kit::registers::{Registers, Width};
@@ -23,16 +25,20 @@ use virtio_kit::transport::TransportError;
 use virtio_kit_ring::Arena;
 
 use super::codec::Command;
+use super::firmware;
 use super::interrupts::Words;
 use super::link::Link;
 use super::ram::{ArenaMemory, Ram};
-use super::{Error, Options};
+use super::registers::{IoPorts, Mapped};
+use super::{Board, Error, Options};
 use crate::clock::MonotonicClock;
 use crate::process;
 
 /// Where BARs are put: behind the memory, and below the interrupt controllers.
 const BARS: u64 = 0xc000_0000;
 const BARS_END: u64 = 0xfe00_0000;
+const PORTS: u16 = 0xc000;
+const PORTS_END: u16 = 0xf000;
 
 /// A QEMU that was started, and its PCI bus. Clones are handles to the same one.
 ///
@@ -45,6 +51,7 @@ struct Running {
     ram: Arc<Ram>,
     arena: Arena,
     functions: BTreeMap<Address, Placed>,
+    places: Vec<Place>,
     child: Ended,
 }
 
@@ -52,6 +59,7 @@ struct Running {
 struct Placed {
     id: (u16, u16),
     bars: Vec<MemoryBar>,
+    io_bars: Vec<IoBar>,
     interrupts: Arc<Words>,
 }
 
@@ -81,12 +89,25 @@ impl Machine {
         let arena = Arena::new(ArenaMemory::of(&ram)).map_err(|_| TransportError::NoMemory)?;
         let link = Arc::new(link);
         // The first answer comes when all devices are there.
-        let functions = place(&Ports(&link), &ram).map_err(|error| match error {
+        let found = match options.board {
+            Board::Pc => place(&Ports(&link), &ram).map(|functions| (functions, Vec::new())),
+            Board::MicroVm { .. } => firmware::places(&link).map(|places| (BTreeMap::new(), places)),
+        };
+        let (functions, places) = found.map_err(|error| match error {
             TransportError::Disconnected => Error::Ended(folder.said()),
             TransportError::Timeout => Error::Timeout(folder.said()),
             error => Error::Transport(error),
         })?;
-        Ok(Self(Arc::new(Running { link, ram, arena, functions, child })))
+        Ok(Self(Arc::new(Running { link, ram, arena, functions, places, child })))
+    }
+
+    /// The places of MMIO devices, as the machine's ACPI tables name them.
+    pub fn places(&self) -> &[Place] {
+        &self.0.places
+    }
+
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.0.link
     }
 
     /// The modern virtio functions on the bus.
@@ -134,12 +155,14 @@ impl fmt::Debug for Machine {
 /// Gives addresses to the BARs of virtio functions.
 fn place(ports: &Ports<'_>, ram: &Arc<Ram>) -> Result<BTreeMap<Address, Placed>, TransportError> {
     let mut functions = BTreeMap::new();
-    let mut next = BARS;
+    let (mut next, mut next_port) = (BARS, PORTS);
     config::scan(ports, 0, |at, id| {
         if id.0 == PCI_VENDOR_ID {
-            let bars = bars::place(&Function::new(ports, at), &mut next, BARS_END)?;
+            let function = Function::new(ports, at);
+            let bars = bars::place(&function, &mut next, BARS_END)?;
+            let io_bars = bars::place_io(&function, &mut next_port, PORTS_END)?;
             let interrupts = Arc::new(Words::new(ram.clone(), at));
-            functions.insert(at, Placed { id, bars, interrupts });
+            functions.insert(at, Placed { id, bars, io_bars, interrupts });
         }
         Ok(())
     })?;
@@ -149,15 +172,10 @@ fn place(ports: &Ports<'_>, ram: &Arc<Ram>) -> Result<BTreeMap<Address, Placed>,
 /// Configuration space by the two ports of a PC.
 struct Ports<'l>(&'l Link);
 
-impl Ports<'_> {
-    const ADDRESS: u16 = 0xcf8;
-    const DATA: u16 = 0xcfc;
-
-    /// Selects a register; the port at which it is then.
-    fn select(at: Address, offset: u16) -> (Command, u16) {
-        let register = 1 << 31 | u32::from(at.bdf()) << 8 | u32::from(offset & 0xfc);
-        (Command::Out(Self::ADDRESS, Width::U32, register), Self::DATA + (offset & 3))
-    }
+/// The two commands of an access: selecting a register, and the port at which it is then.
+fn select(at: Address, offset: u16) -> (Command, u16) {
+    let (register, port) = Cam::<()>::select(at, offset);
+    (Command::Out(Cam::<()>::ADDRESS, Width::U32, register), port)
 }
 
 impl ConfigSpace for Ports<'_> {
@@ -165,7 +183,7 @@ impl ConfigSpace for Ports<'_> {
         if at.segment != 0 || offset > 0xff {
             return Ok(u32::MAX);
         }
-        let (select, port) = Self::select(at, offset);
+        let (select, port) = select(at, offset);
         Ok(self.0.run(&[select, Command::In(port, width)])? as u32)
     }
 
@@ -173,7 +191,7 @@ impl ConfigSpace for Ports<'_> {
         if at.segment != 0 || offset > 0xff {
             return Err(TransportError::Unsupported("extended configuration space"));
         }
-        let (select, port) = Self::select(at, offset);
+        let (select, port) = select(at, offset);
         self.0.run(&[select, Command::Out(port, width, value)])?;
         Ok(())
     }
@@ -191,11 +209,14 @@ impl ConfigSpace for Machine {
 
 impl Host for Machine {
     fn map_bar(&self, at: Address, bar: u8) -> Result<Arc<dyn Registers>, TransportError> {
-        let placed = self.0.functions.get(&at);
-        let bar = placed.and_then(|placed| placed.bars.iter().find(|b| b.number == bar));
-        let bar = bar.ok_or(TransportError::Unsupported("a BAR that is not of memory"))?;
+        const NONE: TransportError = TransportError::Unsupported("a BAR that is not there");
+        let placed = self.0.functions.get(&at).ok_or(NONE)?;
         let link = self.0.link.clone();
-        Ok(Arc::new(Mapped { link, start: bar.address, len: bar.len }))
+        if let Some(found) = placed.bars.iter().find(|found| found.number == bar) {
+            return Ok(Arc::new(Mapped { link, start: found.address, len: found.len }));
+        }
+        let found = placed.io_bars.iter().find(|found| found.number == bar).ok_or(NONE)?;
+        Ok(Arc::new(IoPorts { link, start: found.port, len: found.len }))
     }
 
     fn arena(&self, _: Address) -> Arena {
@@ -208,28 +229,6 @@ impl Host for Machine {
 
     fn interrupts(&self, at: Address) -> Option<Arc<dyn Interrupts>> {
         Some(self.0.functions.get(&at)?.interrupts.clone())
-    }
-}
-
-/// Registers somewhere in the machine's address space.
-struct Mapped {
-    link: Arc<Link>,
-    start: u64,
-    len: u64,
-}
-
-impl Registers for Mapped {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read(&self, offset: u64, width: Width) -> Result<u64, TransportError> {
-        self.link.run(&[Command::Read(self.start + offset, width)])
-    }
-
-    fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), TransportError> {
-        self.link.run(&[Command::Write(self.start + offset, width, value)])?;
-        Ok(())
     }
 }
 
@@ -275,7 +274,8 @@ impl Folder {
         let mut command = Process::new(&options.program);
         command
             .args(["-accel", "tcg", "-display", "none", "-nodefaults", "-no-user-config"])
-            .args(["-machine", "q35,memory-backend=m", "-object", &backend, "-m", &format!("{size}B")])
+            .args(options.board_arguments())
+            .args(["-object", &backend, "-m", &format!("{size}B")])
             .args(["-qtest", &socket, "-qtest-log", "/dev/null"])
             .arg("-bios")
             .arg(bios)

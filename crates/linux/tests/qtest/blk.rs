@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Instant;
 use virtio_kit::DmaBuf;
 use virtio_kit::driver::Found;
+use virtio_kit::transport::Transport;
 use virtio_kit_drivers::blk::{self, Blk, BlkDevice, BlkQueue, Kind};
 use virtio_kit_linux::qtest::{Machine, Options};
 
@@ -14,7 +15,7 @@ pub type Queue = BlkQueue<Data, u64>;
 
 pub const SECTORS: u64 = 64 << 11;
 
-/// Adds a disk of 64 MiB, whose serial number is its name, in slot `slot`; its file.
+/// Adds a modern PCI disk of 64 MiB, whose serial number is its name, in slot `slot`; its file.
 pub fn add_disk(
     options: Options,
     dir: &TempDir,
@@ -22,11 +23,21 @@ pub fn add_disk(
     slot: &str,
     properties: &str,
 ) -> (Options, File) {
+    let (options, file) = add_file(options, dir, name);
+    (options.virtio(&format!("virtio-blk-pci,{},addr={slot},{properties}", disk(name))), file)
+}
+
+/// Adds a file of 64 MiB.
+pub fn add_file(options: Options, dir: &TempDir, name: &str) -> (Options, File) {
     let path = dir.join(name);
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(SECTORS * 512).unwrap();
-    let device = format!("virtio-blk-pci,drive={name},serial={name},addr={slot},{properties}");
-    (options.file(name, &path).unwrap().virtio(&device), file)
+    (options.file(name, &path).unwrap(), file)
+}
+
+/// The properties that make a device a disk on the file of that name.
+pub fn disk(name: &str) -> String {
+    format!("drive={name},serial={name}")
 }
 
 pub fn open(
@@ -36,7 +47,10 @@ pub fn open(
     options: &blk::Options,
 ) -> (Blk<Data, u64>, BlkDevice) {
     let at = virtio_kit::pci::Address::new(0, slot, function);
-    let transport = machine.transport_at(at).unwrap();
+    open_on(machine.transport_at(at).unwrap(), options)
+}
+
+pub fn open_on(transport: impl Transport + 'static, options: &blk::Options) -> (Blk<Data, u64>, BlkDevice) {
     blk::open(Found::new(Box::new(transport)), options).unwrap()
 }
 

@@ -35,29 +35,42 @@ impl fmt::Debug for Segment {
 
 /// What is known of a chain in flight: private to the device.
 pub(super) struct Slot {
+    pub(super) segments: NonNull<MaybeUninit<Segment>>,
+    pub(super) read_len: u32,
+    pub(super) write_len: u32,
     /// Split: head index. Packed: buffer id.
     pub(super) id: u16,
     /// Ring descriptors taken.
     pub(super) descs: u16,
-    /// Which memory the segments are in.
-    pub(super) epoch: u8,
     pub(super) readable: u16,
     pub(super) writable: u16,
-    pub(super) read_len: u32,
-    pub(super) write_len: u32,
-    /// Where `read` and `write` go on.
-    read_at: Place,
-    write_at: Place,
-    /// Bytes written without a gap from the first writable one.
-    pub(super) written: u32,
-    pub(super) segments: NonNull<MaybeUninit<Segment>>,
+    progress: Progress,
+    /// In flight: of which queue, and in which of its memories.
+    pub(super) stamp: usize,
+    /// Free: the free slot after this one.
+    pub(super) next_free: Option<NonNull<Self>>,
 }
 
-/// A position in a list of segments.
+/// How far a chain's reader and writer have come. Begins at nothing with every chain.
 #[derive(Clone, Copy, Default)]
+#[repr(C, align(8))]
+struct Progress {
+    /// Bytes read.
+    read: u32,
+    /// Bytes of the segment that reading goes on in.
+    read_within: u32,
+    /// The same for writing.
+    write: u32,
+    write_within: u32,
+    /// Bytes written without a gap from the first writable one.
+    written: u32,
+    read_segment: u16,
+    write_segment: u16,
+}
+
+/// Where in a list of segments to go on.
+#[derive(Clone, Copy)]
 struct Place {
-    /// Bytes before it.
-    offset: u32,
     segment: u16,
     within: u32,
 }
@@ -67,25 +80,33 @@ struct Place {
 #[repr(align(64))]
 pub(super) struct SlotCell(pub(super) UnsafeCell<Slot>);
 
+const _: () = assert!(size_of::<SlotCell>() == 64);
+
 // SAFETY: at any time one owner accesses the slot, the queue or the one chain that names it.
 unsafe impl Sync for SlotCell {}
 // SAFETY: segments point to mapped memory, wherever they are looked at from.
 unsafe impl Send for SlotCell {}
 
 impl SlotCell {
+    /// The slot.
+    #[inline(always)]
+    pub(super) fn get(&self) -> NonNull<Slot> {
+        // SAFETY: the content of a cell is not null.
+        unsafe { NonNull::new_unchecked(self.0.get()) }
+    }
+
     pub(super) fn new(segments: NonNull<MaybeUninit<Segment>>) -> Self {
         Self(UnsafeCell::new(Slot {
-            id: 0,
-            descs: 0,
-            epoch: 0,
-            readable: 0,
-            writable: 0,
+            segments,
             read_len: 0,
             write_len: 0,
-            read_at: Place::default(),
-            write_at: Place::default(),
-            written: 0,
-            segments,
+            id: 0,
+            descs: 0,
+            readable: 0,
+            writable: 0,
+            progress: Progress::default(),
+            stamp: 0,
+            next_free: None,
         }))
     }
 }
@@ -93,9 +114,16 @@ impl SlotCell {
 impl Slot {
     /// Begins a new chain in this slot.
     #[inline(always)]
-    pub(super) fn begin(&mut self, id: u16, descs: u16, epoch: u8) {
-        (self.id, self.descs, self.epoch) = (id, descs, epoch);
-        (self.read_at, self.write_at, self.written) = (Place::default(), Place::default(), 0);
+    pub(super) fn begin(&mut self, id: u16, descs: u16, stamp: usize) {
+        (self.id, self.descs) = (id, descs);
+        self.progress = Progress::default();
+        self.stamp = stamp;
+    }
+
+    /// Bytes written without a gap from the first writable one.
+    #[inline(always)]
+    pub(super) fn written(&self) -> u32 {
+        self.progress.written
     }
 }
 
@@ -141,7 +169,7 @@ impl Chain {
     /// Bytes written so far without a gap from the first writable one: the used length.
     #[inline(always)]
     pub fn written(&self) -> usize {
-        self.slot().written as usize
+        self.slot().written() as usize
     }
 
     /// The id that the driver knows the chain by.
@@ -182,17 +210,20 @@ impl Chain {
     /// Reads on, filling `to`.
     #[inline]
     pub fn read(&mut self, to: &mut [u8]) -> Result<(), OutOfBounds> {
-        let mut place = self.slot().read_at;
-        if to.len() > self.readable_len() - place.offset as usize {
+        if to.len() > self.readable_left() {
             return Err(OutOfBounds);
         }
+        let Progress { read_segment: segment, read_within: within, .. } = self.slot().progress;
+        let mut place = Place { segment, within };
         let mut done = 0;
         place.advance(self.readable(), to.len(), |host, len| {
             // SAFETY: `advance` gives runs inside segments, which are mapped; together they fill `to`.
             unsafe { copy_out(host, to.get_unchecked_mut(done..done + len)) };
             done += len;
         });
-        self.slot_mut().read_at = place;
+        let progress = &mut self.slot_mut().progress;
+        (progress.read_segment, progress.read_within) = (place.segment, place.within);
+        progress.read += to.len() as u32;
         Ok(())
     }
 
@@ -207,17 +238,18 @@ impl Chain {
     /// Readable bytes that have not been read yet.
     #[inline]
     pub fn readable_left(&self) -> usize {
-        self.readable_len() - self.slot().read_at.offset as usize
+        self.readable_len() - self.slot().progress.read as usize
     }
 
     /// Writes on, all of `from`.
     #[inline]
     pub fn write(&mut self, from: &[u8]) -> Result<(), OutOfBounds> {
-        let mut place = self.slot().write_at;
-        if from.len() > self.writable_len() - place.offset as usize {
+        if from.len() > self.writable_left() {
             return Err(OutOfBounds);
         }
-        let start = place.offset;
+        let Progress { write_segment: segment, write_within: within, write: start, .. } =
+            self.slot().progress;
+        let mut place = Place { segment, within };
         let mut done = 0;
         place.advance(self.writable(), from.len(), |host, len| {
             // SAFETY: as in `read`.
@@ -225,15 +257,17 @@ impl Chain {
             done += len;
         });
         let slot = self.slot_mut();
-        slot.write_at = place;
-        slot.wrote(start, place.offset);
+        let progress = &mut slot.progress;
+        (progress.write_segment, progress.write_within) = (place.segment, place.within);
+        progress.write += from.len() as u32;
+        slot.wrote(start, start + from.len() as u32);
         Ok(())
     }
 
     /// Writable bytes after where the last write ended.
     #[inline]
     pub fn writable_left(&self) -> usize {
-        self.writable_len() - self.slot().write_at.offset as usize
+        self.writable_len() - self.slot().progress.write as usize
     }
 
     /// Copies readable bytes from `offset` on, filling `to`, wherever `read` stands.
@@ -284,8 +318,9 @@ impl Chain {
 impl Slot {
     #[inline(always)]
     fn wrote(&mut self, start: u32, end: u32) {
-        if start <= self.written && end > self.written {
-            self.written = end;
+        let written = &mut self.progress.written;
+        if start <= *written && end > *written {
+            *written = end;
         }
     }
 }
@@ -317,7 +352,6 @@ impl Place {
                 (self.segment, self.within) = (self.segment + 1, 0);
             }
         }
-        self.offset += len as u32;
     }
 }
 

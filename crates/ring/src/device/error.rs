@@ -66,6 +66,26 @@ impl fmt::Display for BadChain {
 
 impl core::error::Error for BadChain {}
 
+/// Why [`Queue::serve`](super::Queue::serve) ended before its time.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The driver broke the rules of the queue.
+    Broken(BadChain),
+    /// What came back to be completed is a chain of another queue: here it is.
+    Foreign(super::Chain),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(broken) => broken.fmt(f),
+            Self::Foreign(_) => f.write_str("a chain came back to another queue than it was taken from"),
+        }
+    }
+}
+
+impl core::error::Error for ServeError {}
+
 /// Why a device queue could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

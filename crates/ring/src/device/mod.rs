@@ -11,12 +11,13 @@ mod packed;
 mod queue;
 mod resume;
 mod ring;
+mod slots;
 mod split;
 mod storage;
 mod walk;
 
 pub use chain::{Chain, Segment, Segments};
-pub use error::{BadChain, NewError};
-pub use queue::{Config, Position, Queue, RingAddrs};
+pub use error::{BadChain, NewError, ServeError};
+pub use queue::{Config, Position, Queue, RingAddrs, Server};
 pub use resume::{Again, Raw};
 pub use storage::{StaticStorage, Storage};

@@ -2,34 +2,41 @@
 
 use super::chain::Slot;
 use super::error::BadChain;
-use super::queue::Position;
+use super::queue::{Config, Position};
 use super::resume::{Again, Raw};
 use super::ring::{Quick, Ring, Taken, UsedEntry};
-use super::walk::{Pass, Walk};
+use super::walk::{FEW, Pass, Walk};
+use crate::mem::Translation;
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::words::{Area, fields, rare, word};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::packed as wire;
 
-/// Both lap bits; a lap around the ring flips them.
-const LAP: u16 = wire::DESC_AVAIL | wire::DESC_USED;
+/// Both lap bits, in a descriptor's second word; a lap around the ring flips them.
+const LAPS: u64 = AVAIL | USED;
+const AVAIL: u64 = (wire::DESC_AVAIL as u64) << 48;
+const USED: u64 = (wire::DESC_USED as u64) << 48;
 
 pub(super) struct Packed {
     desc: Area,
     driver: Area,
     device: Area,
     size: u16,
+    /// The last position from which a few descriptors do not go round the end.
+    few_from_end: u16,
     event_idx: bool,
     indirect: bool,
     barriers: Barriers,
-    /// Descriptors that the driver cannot have made available, since they are taken.
-    taken: u16,
+    /// Descriptors that the driver can have made available: those that are not taken.
+    free: u16,
+    /// Descriptors that were taken before this ring's life, and may be taken again.
+    again: u16,
     /// Where the next chain will be, and the bits that make a descriptor available there.
     next: u16,
-    lap: u16,
+    lap: u64,
     /// Where the next used descriptor goes, and the bits that mark it used.
     used_next: u16,
-    used_lap: u16,
+    used_lap: u64,
     /// Ring descriptors that were marked used since the last publish.
     pending: u16,
     /// The first used descriptor of these, which alone holds all of them back.
@@ -40,14 +47,12 @@ pub(super) struct Packed {
 impl Packed {
     /// # Safety
     ///
-    /// The areas must be those of a packed ring of `size` descriptors, and stay valid for as long as the
+    /// The areas must be those of a packed ring of the configured size, and stay valid for as long as the
     /// value is used. Both positions must be inside the ring.
     pub(super) unsafe fn new(
         [desc, driver, device]: [Area; 3],
-        size: u16,
+        &Config { size, event_idx, indirect, barriers, .. }: &Config,
         position: Position,
-        (event_idx, indirect): (bool, bool),
-        barriers: Barriers,
     ) -> Self {
         let Position { next, next_wrap, used, used_wrap } = position;
         let ahead = if next_wrap == used_wrap { next.wrapping_sub(used) } else { next + (size - used) };
@@ -56,14 +61,16 @@ impl Packed {
             driver,
             device,
             size,
+            few_from_end: size.saturating_sub(FEW),
             event_idx,
             indirect,
             barriers,
-            taken: ahead,
+            free: size - ahead,
+            again: ahead,
             next,
-            lap: if next_wrap { wire::DESC_AVAIL } else { wire::DESC_USED },
+            lap: if next_wrap { AVAIL } else { USED },
             used_next: used,
-            used_lap: if used_wrap { LAP } else { 0 },
+            used_lap: if used_wrap { LAPS } else { 0 },
             pending: 0,
             held_at: 0,
             held: 0,
@@ -86,11 +93,11 @@ impl Packed {
 
     /// The position `by` after `at`, and the lap bits there.
     #[inline(always)]
-    fn after(&self, at: u16, by: u16, lap: u16) -> (u16, u16) {
+    fn after(&self, at: u16, by: u16, lap: u64) -> (u16, u64) {
         let (sum, size) = (u32::from(at) + u32::from(by), u32::from(self.size));
         if sum >= size {
             rare();
-            return ((sum - size) as u16, lap ^ LAP);
+            return ((sum - size) as u16, lap ^ LAPS);
         }
         (sum as u16, lap)
     }
@@ -98,39 +105,43 @@ impl Packed {
 
 impl Ring for Packed {
     #[inline(always)]
-    fn take_quickly(&mut self, mut pass: Pass, slot: &mut Slot) -> Quick {
-        let size = self.size;
-        let (mut at, mut lap) = (self.next, self.lap);
-        let (mut len, mut id, mut flags) = fields(self.second(at));
-        if (flags ^ lap) & LAP != 0 {
+    unsafe fn take_quickly(&mut self, recent: &Translation, slot: &mut Slot) -> Quick {
+        // SAFETY: a position of the ring.
+        let desc = unsafe { self.desc.from(wire::desc(self.next)) };
+        // Second words are looked at with the bits that make them available as 0.
+        let lap = self.lap;
+        // SAFETY: as above.
+        let first = unsafe { desc.load64(wire::DESC_LEN_OFFSET, Acquire) } ^ lap;
+        if first & LAPS != 0 {
             return Quick::Nothing;
         }
-        self.barriers.after_observe();
-        loop {
-            let addr = self.addr(at);
-            at += 1;
-            if at == size {
-                rare();
-                (at, lap) = (0, lap ^ LAP);
-            }
-            if !pass.buffer(addr, len, flags) {
-                return Quick::Rare;
-            }
-            if flags & wire::DESC_NEXT == 0 {
-                break;
-            }
-            (len, id, flags) = fields(self.second(at));
-            if (flags ^ lap) & LAP != 0 {
-                return Quick::Rare;
-            }
-        }
-        let descs = pass.count();
-        if descs > size - self.taken || !pass.finish(slot) {
+        if self.next > self.few_from_end {
+            // The chain may go round the end.
+            rare();
             return Quick::Rare;
         }
-        self.taken += descs;
-        (self.next, self.lap) = (at, lap);
-        Quick::Taken(Taken { id, descs })
+        let fetch = |index: u16, _: u64| {
+            let at = wire::desc(index);
+            // SAFETY: a few from there on are in the ring.
+            unsafe {
+                let second = match index {
+                    0 => first,
+                    _ => desc.load64(at + wire::DESC_LEN_OFFSET, Acquire) ^ lap,
+                };
+                Some((desc.load64(at, Relaxed), second))
+            }
+        };
+        // SAFETY: the caller's promise.
+        let chain = unsafe { Pass::<48, LAPS>::chain(recent, slot, fetch) };
+        let Some((descs, last)) = chain else { return Quick::Rare };
+        let Some(free) = self.free.checked_sub(descs) else { return Quick::Rare };
+        self.free = free;
+        self.next += descs;
+        if self.next == self.size {
+            rare();
+            (self.next, self.lap) = (0, self.lap ^ LAPS);
+        }
+        Quick::Taken(Taken { id: fields(last).1, descs })
     }
 
     #[inline]
@@ -139,11 +150,11 @@ impl Ring for Packed {
         let (mut at, mut lap) = (self.next, self.lap);
         let mut descs = 0;
         let (mut len, mut id, mut flags) = fields(second);
-        if flags & LAP != lap {
+        if second & LAPS != lap {
             return Ok(None);
         }
         self.barriers.after_observe();
-        let free = self.size - self.taken;
+        let free = self.free;
         loop {
             if descs == free {
                 return Err(BadChain::Overrun);
@@ -165,12 +176,12 @@ impl Ring for Packed {
             }
             second = self.second(at);
             (len, id, flags) = fields(second);
-            if flags & LAP != lap {
+            if second & LAPS != lap {
                 // The head was available, so all of its chain had to be.
                 return Err(BadChain::Overrun);
             }
         }
-        self.taken += descs;
+        self.free -= descs;
         (self.next, self.lap) = (at, lap);
         Ok(Some(Taken { id, descs }))
     }
@@ -187,8 +198,11 @@ impl Ring for Packed {
                 walk.buffer(raw.addr, raw.len, raw.flags)?;
             }
         }
-        // No more than the ring has, or the position could not have counted them.
-        Ok(Taken { id, descs: list.len() as u16 })
+        // Not more together than the position has counted as taken, or used ones would not add up.
+        let descs = u16::try_from(list.len()).ok().filter(|descs| *descs <= self.again);
+        let descs = descs.ok_or(BadChain::Overrun)?;
+        self.again -= descs;
+        Ok(Taken { id, descs })
     }
 
     fn raw(&self, at: u16) -> Option<Raw> {
@@ -201,14 +215,12 @@ impl Ring for Packed {
 
     fn forget_unpublished(&mut self) {
         let (mut at, mut lap) = (self.used_next, self.used_lap);
-        for _ in 0..self.taken {
+        for _ in 0..self.size - self.free {
             // As the driver makes one available in this lap, which is not used.
-            let flags = if lap == LAP { wire::DESC_AVAIL } else { wire::DESC_USED };
-            let (len, id, _) = fields(self.second(at));
+            let available = if lap == LAPS { AVAIL } else { USED };
+            let second = self.second(at) & !LAPS | available;
             // SAFETY: positions kept here are inside the ring.
-            unsafe {
-                self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, word(len, id, flags), Relaxed);
-            }
+            unsafe { self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed) };
             (at, lap) = self.after(at, 1, lap);
         }
     }
@@ -221,16 +233,17 @@ impl Ring for Packed {
     fn step_back(&mut self, descs: u16) {
         if self.next < descs {
             self.next += self.size;
-            self.lap ^= LAP;
+            self.lap ^= LAPS;
         }
         self.next -= descs;
-        self.taken -= descs;
+        self.free += descs;
     }
 
     #[inline(always)]
     fn put_used(&mut self, entry: UsedEntry, _: u16, descs: u16) {
-        let write = if entry.writable { wire::DESC_WRITE } else { 0 };
-        let second = word(entry.written, entry.id, self.used_lap | write);
+        // Says that something was written, and so that the length is one (2.8.4).
+        let write = u64::from(entry.written != 0) << (48 + wire::DESC_WRITE.trailing_zeros());
+        let second = word(entry.written, entry.id, 0) | self.used_lap | write;
         if self.pending == 0 {
             (self.held_at, self.held) = (self.used_next, second);
         } else {
@@ -239,10 +252,14 @@ impl Ring for Packed {
                 self.desc.store64(wire::desc(self.used_next) + wire::DESC_LEN_OFFSET, second, Relaxed);
             }
         }
-        // A driver that makes available what it was not shown as used can drive this round. It gets what it is due.
-        self.pending = self.pending.wrapping_add(descs);
-        self.taken -= descs;
-        (self.used_next, self.used_lap) = self.after(self.used_next, descs, self.used_lap);
+        // As many as are not free, at most.
+        self.pending += descs;
+        self.used_next += descs;
+        if self.used_next >= self.size {
+            rare();
+            self.used_next -= self.size;
+            self.used_lap ^= LAPS;
+        }
     }
 
     #[inline(always)]
@@ -251,6 +268,7 @@ impl Ring for Packed {
         if pending == 0 {
             return false;
         }
+        self.free += pending;
         self.barriers.before_publish();
         publish_then_look(
             &self.barriers,
@@ -268,7 +286,7 @@ impl Ring for Packed {
                     wire::EVENT_DISABLE => false,
                     wire::EVENT_DESC if self.event_idx => {
                         let (position, wrap) = wire::event_pos(event);
-                        let lap_differs = wrap != (self.used_lap == LAP);
+                        let lap_differs = wrap != (self.used_lap == LAPS);
                         let event = if lap_differs { position.wrapping_sub(self.size) } else { position };
                         need_event(event, self.used_next, self.used_next.wrapping_sub(pending))
                     }
@@ -279,7 +297,7 @@ impl Ring for Packed {
     }
 
     fn has_available(&self) -> bool {
-        fields(self.second(self.next)).2 & LAP == self.lap
+        self.second(self.next) & LAPS == self.lap
     }
 
     fn disable_notifications(&mut self) {
@@ -288,7 +306,7 @@ impl Ring for Packed {
     }
 
     fn enable_notifications(&mut self) -> bool {
-        let position = u32::from(wire::event_word(self.next, self.lap == wire::DESC_AVAIL));
+        let position = u32::from(wire::event_word(self.next, self.lap == AVAIL));
         let flags = if self.event_idx { wire::EVENT_DESC } else { wire::EVENT_ENABLE };
         publish_then_look(
             &self.barriers,
@@ -301,9 +319,9 @@ impl Ring for Packed {
     fn position(&self) -> Position {
         Position {
             next: self.next,
-            next_wrap: self.lap == wire::DESC_AVAIL,
+            next_wrap: self.lap == AVAIL,
             used: self.used_next,
-            used_wrap: self.used_lap == LAP,
+            used_wrap: self.used_lap == LAPS,
         }
     }
 }

@@ -3,14 +3,15 @@
 use super::chain::{Chain, Segment, Slot, SlotCell};
 use super::error::{BadChain, NewError};
 use super::packed::Packed;
-use super::ring::{Quick, Ring, Taken, UsedEntry};
+use super::ring::{Quick, Ring, Taken};
+use super::slots::{Any, Line, Slots};
 use super::split::Split;
 use super::storage::Storage;
-use super::walk::{Pass, Walk};
+use super::walk::{FEW, Walk};
 use crate::mem::{Memory, Translation};
 use crate::notify::Barriers;
 use crate::store::Store;
-use crate::words::{Area, rare};
+use crate::words::Area;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
@@ -70,20 +71,22 @@ pub struct RingAddrs {
 /// Aligned so that no other value shares its cache lines.
 #[repr(align(128))]
 pub struct Queue {
-    ring: Kind,
-    state: State,
-    /// `stop` or `set_memory` published something that the driver wants to be notified of.
-    owed: bool,
+    ring: Layout,
+    order: Order,
+    /// What slots are stamped with whose chains complete in the common way; 0, which none has, once the queue is
+    /// stopped.
+    stamp: usize,
+    /// Chains are taken in the common way: the slots have the space for it, acquire order is enough, and the queue is
+    /// neither broken nor stopped.
+    quick: bool,
     in_flight: u16,
     recent: Translation,
     tables: Translation,
-    order: Order,
     slots: ManuallyDrop<Store<SlotCell>>,
-    /// Any order: indices of free slots. In order: whether a slot is complete and waits for those before it.
-    marks: Store<u16>,
+    state: State,
+    /// `stop` or `set_memory` published something that the driver wants to be notified of.
+    owed: bool,
     limit: u16,
-    /// Most direct descriptors of a chain: no more than that, or than the ring has.
-    direct_limit: u16,
     epoch: u8,
     /// Chains of the memory before this one that are still in flight.
     pinned: u16,
@@ -95,27 +98,20 @@ pub struct Queue {
     config: Config,
 }
 
-enum Kind {
+enum Layout {
     Split(Split),
     Packed(Packed),
 }
 
-/// Which slot comes next.
+/// The order in which chains are used.
 enum Order {
-    /// Any free one: the last that became free. The field counts those in `marks`.
-    Any(u16),
-    /// One after the other: `next` to be taken, `oldest` to be used.
-    Ring { next: u16, oldest: u16, occupied: u16, batch: Batch },
+    Any(Any),
+    Line(Line),
 }
 
-/// Used chains that go into the ring as one entry (2.7.9, 2.8.8): all but the last were filled completely.
-#[derive(Clone, Copy, Default)]
-struct Batch {
-    last: Option<UsedEntry>,
-    full: bool,
-    chains: u16,
-    descs: u16,
-}
+/// How many epochs a stamp can tell apart. Two at most have chains in flight.
+const EPOCHS: u8 = 64;
+const _: () = assert!(align_of::<SlotCell>() >= EPOCHS as usize);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -125,17 +121,29 @@ enum State {
 }
 
 macro_rules! with_ring {
-    ($kind:expr, $ring:ident => $body:expr) => {
-        match $kind {
-            Kind::Split($ring) => $body,
-            Kind::Packed($ring) => $body,
+    ($layout:expr, $ring:pat => $body:expr) => {
+        match $layout {
+            Layout::Split($ring) => $body,
+            Layout::Packed($ring) => $body,
         }
     };
 }
 
-// Here, since it uses the macro.
+macro_rules! with_slots {
+    ($order:expr, $slots:pat => $body:expr) => {
+        match $order {
+            Order::Any($slots) => $body,
+            Order::Line($slots) => $body,
+        }
+    };
+}
+
+// Here, since they use the macros.
 mod put_back;
+mod serve;
 mod take_again;
+
+pub use serve::Server;
 
 // SAFETY: areas and slots point into memory that the queue owns or keeps mapped.
 unsafe impl Send for Queue {}
@@ -161,30 +169,27 @@ impl Queue {
         if !position.is_of(packed, size) {
             return Err(NewError::BadPosition);
         }
-        let Storage { slots, order: mut marks, segments, limit } = storage;
-        if slots.len() < size.into() || marks.len() < size.into() || limit == 0 {
+        let Storage { slots, order: waits, segments, limit } = storage;
+        if slots.len() < size.into() || waits.len() < size.into() || limit == 0 {
             return Err(NewError::StoreTooShort);
         }
-        let in_order = config.in_order;
-        marks.iter_mut().zip(0..).for_each(|(mark, i)| *mark = if in_order { 0 } else { i });
-        let ring = Kind::new(&config, position, areas(&config, addrs, rings.as_ref().unwrap_or(&memory))?);
-        let order = if config.in_order {
-            Order::Ring { next: 0, oldest: 0, occupied: 0, batch: Batch::default() }
-        } else {
-            Order::Any(size)
-        };
-        Ok(Self {
+        let areas = areas(&config, addrs, rings.as_ref().unwrap_or(&memory))?;
+        let all = &slots[..usize::from(size)];
+        let order =
+            if config.in_order { Order::Line(Line::new(all, waits)) } else { Order::Any(Any::new(all)) };
+        let ring = Layout::new(areas, &config, position);
+        let mut queue = Self {
             ring,
-            state: State::Running,
-            owed: false,
+            order,
+            stamp: 0,
+            quick: limit.min(size) >= FEW && config.barriers == Barriers::Smp,
             in_flight: 0,
             recent: Translation::NONE,
             tables: Translation::NONE,
-            order,
             slots: ManuallyDrop::new(slots),
-            marks,
+            state: State::Running,
+            owed: false,
             limit,
-            direct_limit: limit.min(size),
             epoch: 0,
             pinned: 0,
             memory: ManuallyDrop::new(memory),
@@ -192,50 +197,33 @@ impl Queue {
             old: ManuallyDrop::new(None),
             segments: ManuallyDrop::new(segments),
             config,
-        })
+        };
+        queue.stamp = queue.stamp();
+        Ok(queue)
+    }
+
+    /// A number that no slot of another queue has, nor one of this queue's memory before: the slots' address, which is
+    /// nobody else's for as long as one of them is in flight, with the epoch in the bits that are always 0.
+    fn stamp(&self) -> usize {
+        self.slots.as_ptr().addr() | usize::from(self.epoch)
     }
 
     /// The next chain that the driver made available, or `None`.
     #[inline(always)]
     pub fn take(&mut self) -> Result<Option<Chain>, BadChain> {
-        if self.state == State::Running
-            && let Some(index) = self.free_slot()
+        if self.quick
+            && let Some(cell) = with_slots!(&self.order, slots => slots.next())
         {
-            let cell = self.cell(index);
             // SAFETY: a free slot, so no chain points to it.
             let slot = unsafe { &mut *cell.as_ptr() };
-            let pass = Pass::new(self.recent, slot, self.direct_limit);
-            match with_ring!(&mut self.ring, r => r.take_quickly(pass, slot)) {
+            // SAFETY: `quick` only if there is so much space.
+            match with_ring!(&mut self.ring, ring => unsafe { ring.take_quickly(&self.recent, slot) }) {
                 Quick::Taken(taken) => return Ok(Some(self.begin(cell, &taken))),
                 Quick::Nothing => return Ok(None),
                 Quick::Rare => {}
             }
         }
         self.take_otherwise()
-    }
-
-    /// The slot of a number that `free_slot` gave.
-    #[inline(always)]
-    fn cell(&self, index: u16) -> NonNull<Slot> {
-        debug_assert!(usize::from(index) < self.slots.len());
-        // SAFETY: numbers of slots are below the queue's size, and there are as many slots; a cell's content is
-        // not null.
-        unsafe { NonNull::new_unchecked(self.slots.get_unchecked(usize::from(index)).0.get()) }
-    }
-
-    /// The slot that the next chain goes into.
-    #[inline(always)]
-    fn free_slot(&self) -> Option<u16> {
-        match &self.order {
-            Order::Any(0) => None,
-            Order::Any(free) => {
-                debug_assert!(usize::from(*free) <= self.marks.len());
-                // SAFETY: at most as many are free as the queue has slots, and there is a mark for each.
-                Some(unsafe { *self.marks.get_unchecked(usize::from(*free - 1)) })
-            }
-            Order::Ring { occupied, .. } if *occupied == self.config.size => None,
-            Order::Ring { next, .. } => Some(*next),
-        }
     }
 
     /// Chains through tables or in several regions, and everything that is wrong.
@@ -246,19 +234,13 @@ impl Queue {
             State::Broken(broken) => return Err(broken),
             State::Stopped => return Ok(None),
         }
-        let Some(index) = self.free_slot() else { return self.none_free() };
-        let cell = self.cell(index);
+        let Some(cell) = with_slots!(&self.order, slots => slots.next()) else { return self.none_free() };
         // SAFETY: a free slot, so no chain points to it.
         let slot = unsafe { &mut *cell.as_ptr() };
-        let mut walk = Walk::new(
-            &self.memory,
-            &mut self.recent,
-            &mut self.tables,
-            slot,
-            self.limit,
-            self.limit.max(self.config.size),
-        );
-        let broken = match with_ring!(&mut self.ring, r => r.take(&mut walk)) {
+        let table_limit = self.limit.max(self.config.size);
+        let mut walk =
+            Walk::new(&self.memory, &mut self.recent, &mut self.tables, slot, self.limit, table_limit);
+        let broken = match with_ring!(&mut self.ring, ring => ring.take(&mut walk)) {
             Ok(None) => return Ok(None),
             Ok(Some(taken)) => match walk.finish() {
                 Ok(()) => return Ok(Some(self.begin(cell, &taken))),
@@ -266,25 +248,25 @@ impl Queue {
             },
             Err(broken) => broken,
         };
-        self.state = State::Broken(broken);
-        Err(broken)
+        self.latch(broken)
     }
 
     /// Hands out a slot that the chain's segments are in.
     #[inline(always)]
     fn begin(&mut self, cell: NonNull<Slot>, taken: &Taken) -> Chain {
         // SAFETY: a free slot, so no chain points to it.
-        unsafe { &mut *cell.as_ptr() }.begin(taken.id, taken.descs, self.epoch);
-        match &mut self.order {
-            Order::Any(free) => *free -= 1,
-            Order::Ring { next, occupied, .. } => {
-                *next = after(*next, self.config.size);
-                *occupied += 1;
-            }
-        }
+        let slot = unsafe { &mut *cell.as_ptr() };
+        slot.begin(taken.id, taken.descs, self.stamp);
+        with_slots!(&mut self.order, slots => slots.taken(slots.after(slot)));
         self.in_flight += 1;
         // The slot is from now on the chain's alone.
         Chain(cell)
+    }
+
+    #[cold]
+    fn latch(&mut self, broken: BadChain) -> Result<Option<Chain>, BadChain> {
+        (self.state, self.quick) = (State::Broken(broken), false);
+        Err(broken)
     }
 
     /// Every slot is in flight, as many as the ring has descriptors, so nothing more can be available. If it is,
@@ -295,8 +277,7 @@ impl Queue {
         if !self.has_available() {
             return Ok(None);
         }
-        self.state = State::Broken(BadChain::Overrun);
-        Err(BadChain::Overrun)
+        self.latch(BadChain::Overrun)
     }
 
     /// Completes a chain: its used length is what was written to it. Shown to the driver by the next
@@ -306,51 +287,36 @@ impl Queue {
     /// A chain of another queue comes back.
     #[inline(always)]
     pub fn complete(&mut self, chain: Chain) -> Result<(), Chain> {
-        let first = self.slots.as_ptr() as usize;
-        let offset = (chain.0.as_ptr() as usize).wrapping_sub(first);
-        let index = offset / size_of::<SlotCell>();
-        if index >= self.slots.len() {
+        if chain.slot().stamp != self.stamp {
+            return self.complete_otherwise(chain);
+        }
+        // By its stamp the slot is of this queue; it was the chain's, which is gone.
+        self.in_flight -= 1;
+        with_slots!(&mut self.order, slots => with_ring!(&mut self.ring, ring => slots.complete(chain.0, ring)));
+        Ok(())
+    }
+
+    /// Chains of another queue, of the memory before, or of a queue that has stopped.
+    #[cold]
+    #[inline(never)]
+    fn complete_otherwise(&mut self, chain: Chain) -> Result<(), Chain> {
+        if !self.owns(&chain) {
             return Err(chain);
         }
-        let slot = chain.0;
-        // SAFETY: the chain owned the slot, which is of this queue, and is gone.
-        let slot = unsafe { &mut *slot.as_ptr() };
         self.in_flight -= 1;
-        if slot.epoch != self.epoch {
+        if chain.slot().stamp != self.stamp() {
             self.unpin();
         }
-        match &mut self.order {
-            Order::Any(free) => {
-                self.marks[usize::from(*free)] = index as u16;
-                *free += 1;
-                if self.state != State::Stopped {
-                    let (entry, descs) = (slot.entry(), slot.descs);
-                    with_ring!(&mut self.ring, r => r.put_used(entry, 1, descs));
-                }
-            }
-            Order::Ring { oldest, occupied, batch, .. } => {
-                if self.state == State::Stopped || index != usize::from(*oldest) {
-                    // Not its turn: it waits.
-                    self.marks[index] = 1;
-                    return Ok(());
-                }
-                // It goes out, and with it everything after it that is complete, one entry for as many as can be.
-                with_ring!(&mut self.ring, r => {
-                    let mut slot = &*slot;
-                    loop {
-                        batch.add(slot.entry(), slot.descs, slot.written == slot.write_len, r);
-                        *oldest = after(*oldest, self.config.size);
-                        *occupied -= 1;
-                        if core::mem::take(&mut self.marks[usize::from(*oldest)]) == 0 {
-                            break;
-                        }
-                        // SAFETY: complete, so its chain is gone.
-                        slot = unsafe { &*self.slots[usize::from(*oldest)].0.get() };
-                    }
-                });
-            }
-        }
+        with_slots!(&mut self.order, slots => match self.state {
+            State::Stopped => slots.release(chain.0),
+            _ => with_ring!(&mut self.ring, ring => slots.complete(chain.0, ring)),
+        });
         Ok(())
+    }
+
+    /// Whether the chain was taken from this queue.
+    fn owns(&self, chain: &Chain) -> bool {
+        chain.0.addr().get().wrapping_sub(self.slots.as_ptr().addr()) < size_of_val(&**self.slots)
     }
 
     /// Shows the driver what was completed, once for all of it, and says whether it wants to be notified.
@@ -362,16 +328,16 @@ impl Queue {
 
     #[inline(always)]
     fn publish_now(&mut self) -> bool {
-        if let Order::Ring { batch, .. } = &mut self.order {
-            with_ring!(&mut self.ring, r => batch.flush(r));
-        }
-        with_ring!(&mut self.ring, r => r.publish())
+        with_ring!(&mut self.ring, ring => {
+            with_slots!(&mut self.order, slots => slots.flush(ring));
+            ring.publish()
+        })
     }
 
     /// Whether an available chain waits, or the queue's error does.
     pub fn has_available(&self) -> bool {
         match self.state {
-            State::Running => with_ring!(&self.ring, r => r.has_available()),
+            State::Running => with_ring!(&self.ring, ring => ring.has_available()),
             State::Broken(_) => true,
             State::Stopped => false,
         }
@@ -379,7 +345,7 @@ impl Queue {
 
     /// Asks the driver not to notify of available chains. A hint: some may come all the same.
     pub fn disable_notifications(&mut self) {
-        with_ring!(&mut self.ring, r => r.disable_notifications());
+        with_ring!(&mut self.ring, ring => ring.disable_notifications());
     }
 
     /// Asks the driver to notify of the next available chain.
@@ -389,10 +355,10 @@ impl Queue {
         if self.state != State::Running {
             return false;
         }
-        with_ring!(&mut self.ring, r => {
-            let waiting = r.enable_notifications();
+        with_ring!(&mut self.ring, ring => {
+            let waiting = ring.enable_notifications();
             if waiting {
-                r.disable_notifications();
+                ring.disable_notifications();
             }
             !waiting
         })
@@ -413,9 +379,13 @@ impl Queue {
         }
         let areas = areas(&self.config, addrs, rings.as_ref().unwrap_or(&memory))?;
         self.owed |= self.publish_now();
-        self.ring = Kind::new(&self.config, self.position(), areas);
+        let position = self.position();
+        self.ring = Layout::new(areas, &self.config, position);
         self.pinned = self.in_flight;
-        self.epoch = self.epoch.wrapping_add(1);
+        self.epoch = (self.epoch + 1) % EPOCHS;
+        if self.state != State::Stopped {
+            self.stamp = self.stamp();
+        }
         (self.recent, self.tables) = (Translation::NONE, Translation::NONE);
         let old = core::mem::replace(&mut *self.memory, memory);
         if self.pinned != 0 {
@@ -446,14 +416,15 @@ impl Queue {
     pub fn stop(&mut self) -> (Position, u16) {
         self.owed |= self.publish_now();
         if self.state == State::Running {
-            self.state = State::Stopped;
+            (self.state, self.quick) = (State::Stopped, false);
+            self.stamp = 0;
         }
         (self.position(), self.in_flight)
     }
 
     /// Where the ring stands.
     pub fn position(&self) -> Position {
-        with_ring!(&self.ring, r => r.position())
+        with_ring!(&self.ring, ring => ring.position())
     }
 
     /// Chains taken and not completed.
@@ -500,46 +471,16 @@ impl fmt::Debug for Queue {
     }
 }
 
-impl Kind {
+impl Layout {
     /// `areas` must be of this layout and size, and stay mapped while the queue lives, as `areas` ensures.
-    fn new(config: &Config, position: Position, areas: [Area; 3]) -> Self {
-        let Config { size, packed, event_idx, indirect, barriers, .. } = *config;
+    fn new(areas: [Area; 3], config: &Config, position: Position) -> Self {
         // SAFETY: areas of this layout and size; the queue holds the memory that they are in.
         unsafe {
-            if packed {
-                Self::Packed(Packed::new(areas, size, position, (event_idx, indirect), barriers))
+            if config.packed {
+                Self::Packed(Packed::new(areas, config, position))
             } else {
-                Self::Split(Split::new(areas, size, position, (event_idx, indirect), barriers))
+                Self::Split(Split::new(areas, config, position))
             }
-        }
-    }
-}
-
-impl Slot {
-    #[inline(always)]
-    fn entry(&self) -> UsedEntry {
-        UsedEntry { id: self.id, written: self.written, writable: self.write_len != 0 }
-    }
-}
-
-impl Batch {
-    /// Adds the next used chain: to the entry at hand if everything in that was filled, else to a new one.
-    #[inline(always)]
-    fn add(&mut self, entry: UsedEntry, descs: u16, full: bool, ring: &mut impl Ring) {
-        if !self.full {
-            self.flush(ring);
-        }
-        self.last = Some(entry);
-        self.full = full;
-        self.chains += 1;
-        self.descs += descs;
-    }
-
-    #[inline(always)]
-    fn flush(&mut self, ring: &mut impl Ring) {
-        if let Some(entry) = self.last {
-            ring.put_used(entry, self.chains, self.descs);
-            *self = Self::default();
         }
     }
 }
@@ -555,15 +496,6 @@ impl Position {
             if self.next_wrap == self.used_wrap { self.next >= self.used } else { self.next <= self.used };
         inside && ordered
     }
-}
-
-#[inline(always)]
-fn after(index: u16, size: u16) -> u16 {
-    if index + 1 == size {
-        rare();
-        return 0;
-    }
-    index + 1
 }
 
 /// The three areas of a ring, each in one region and aligned (2.7, 2.8.10.1).

@@ -4,7 +4,8 @@ use super::chain::Slot;
 use super::error::BadChain;
 use super::queue::Position;
 use super::resume::{Again, Raw};
-use super::walk::{Pass, Walk};
+use super::walk::Walk;
+use crate::mem::Translation;
 
 /// A chain as it stands in the ring, its descriptors walked.
 pub(super) struct Taken {
@@ -25,18 +26,20 @@ pub(super) enum Quick {
 }
 
 /// What is written into the ring for used chains.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct UsedEntry {
     pub(super) id: u16,
     pub(super) written: u32,
-    /// The chain has writable bytes.
-    pub(super) writable: bool,
 }
 
 /// The layout of a ring. All state is private to the device.
 pub(super) trait Ring {
     /// Walks the next available chain as long as nothing rare comes up, and settles the slot.
-    fn take_quickly(&mut self, pass: Pass, slot: &mut Slot) -> Quick;
+    ///
+    /// # Safety
+    ///
+    /// The slot must have space for [`FEW`](super::walk::FEW) segments. Barriers must be those of SMP.
+    unsafe fn take_quickly(&mut self, recent: &Translation, slot: &mut Slot) -> Quick;
     /// Walks the next available chain, if there is one.
     fn take(&mut self, walk: &mut Walk<'_>) -> Result<Option<Taken>, BadChain>;
     /// Walks a chain that was taken before the ring's present life.

@@ -2,10 +2,11 @@
 
 use super::chain::Slot;
 use super::error::BadChain;
-use super::queue::Position;
+use super::queue::{Config, Position};
 use super::resume::{Again, Raw};
 use super::ring::{Quick, Ring, Taken, UsedEntry};
 use super::walk::{Pass, Walk};
+use crate::mem::Translation;
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::words::{Area, fields};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -32,14 +33,12 @@ pub(super) struct Split {
 impl Split {
     /// # Safety
     ///
-    /// The areas must be those of a split ring of `size` descriptors, a power of two, and stay valid for as
+    /// The areas must be those of a split ring of the configured size, a power of two, and stay valid for as
     /// long as the value is used.
     pub(super) unsafe fn new(
         [desc, avail, used]: [Area; 3],
-        size: u16,
+        &Config { size, event_idx, indirect, barriers, .. }: &Config,
         position: Position,
-        (event_idx, indirect): (bool, bool),
-        barriers: Barriers,
     ) -> Self {
         let (next, used_next) = (position.next, position.used);
         Self {
@@ -88,8 +87,8 @@ impl Split {
     ///
     /// `at` must be inside the table.
     #[inline(always)]
-    unsafe fn descriptor(desc: Area, at: u16) -> (u64, u64) {
-        let offset = wire::desc(at);
+    unsafe fn descriptor(desc: Area, at: usize) -> (u64, u64) {
+        let offset = at * size_of::<wire::Desc>();
         // SAFETY: the caller's promise.
         unsafe { (desc.load64(offset, Relaxed), desc.load64(offset + 8, Relaxed)) }
     }
@@ -110,7 +109,7 @@ impl Split {
             }
             descs += 1;
             // SAFETY: inside the table.
-            let (addr, second) = unsafe { Self::descriptor(self.desc, at) };
+            let (addr, second) = unsafe { Self::descriptor(self.desc, at.into()) };
             let (len, flags, next) = fields(second);
             if flags & wire::DESC_INDIRECT != 0 {
                 if !self.indirect || flags & wire::DESC_NEXT != 0 {
@@ -131,7 +130,7 @@ impl Split {
 
 impl Ring for Split {
     #[inline(always)]
-    fn take_quickly(&mut self, mut pass: Pass, slot: &mut Slot) -> Quick {
+    unsafe fn take_quickly(&mut self, recent: &Translation, slot: &mut Slot) -> Quick {
         if self.next == self.seen {
             match self.look() {
                 Ok(true) => {}
@@ -139,30 +138,19 @@ impl Ring for Split {
                 Err(_) => return Quick::Rare,
             }
         }
-        let (desc, mask) = (self.desc, self.mask);
+        let (desc, mask) = (self.desc, usize::from(self.mask));
         // SAFETY: masked to the ring.
-        let head = unsafe { self.avail.load16(wire::avail_entry(self.next & mask), Relaxed) };
-        let mut at = head;
-        loop {
-            if at > mask {
-                return Quick::Rare;
-            }
+        let head = unsafe { self.avail.load16(wire::avail_entry(self.next & self.mask), Relaxed) };
+        let fetch = |index: u16, before: u64| {
+            let at = if index == 0 { head.into() } else { (before >> 48) as usize };
             // SAFETY: inside the table.
-            let (addr, second) = unsafe { Self::descriptor(desc, at) };
-            let (len, flags, next) = fields(second);
-            if !pass.buffer(addr, len, flags) {
-                return Quick::Rare;
-            }
-            if flags & wire::DESC_NEXT == 0 {
-                break;
-            }
-            at = next;
-        }
-        if !pass.finish(slot) {
-            return Quick::Rare;
-        }
+            (at <= mask).then(|| unsafe { Self::descriptor(desc, at) })
+        };
+        // SAFETY: the caller's promise.
+        let chain = unsafe { Pass::<32, 0>::chain(recent, slot, fetch) };
+        let Some((descs, _)) = chain else { return Quick::Rare };
         self.next = self.next.wrapping_add(1);
-        Quick::Taken(Taken { id: head, descs: pass.count() })
+        Quick::Taken(Taken { id: head, descs })
     }
 
     #[inline]
@@ -189,7 +177,7 @@ impl Ring for Split {
             return None;
         }
         // SAFETY: inside the table.
-        let (addr, second) = unsafe { Self::descriptor(self.desc, at) };
+        let (addr, second) = unsafe { Self::descriptor(self.desc, at.into()) };
         let (len, flags, id) = fields(second);
         Some(Raw { addr, len, id, flags })
     }

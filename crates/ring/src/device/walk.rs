@@ -9,58 +9,143 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 use virtio_kit_spec::split::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc};
 
-/// One pass over a chain in which nothing rare comes up: direct descriptors, readable before writable, all in
-/// the region that was hit last. It keeps to registers; whatever it does not know how to judge is read and
+/// One pass over a chain in which nothing rare comes up: a few direct descriptors, readable before writable, all
+/// in the region that was hit last. It keeps to registers; whatever it does not know how to judge is read and
 /// judged anew by [`Walk`].
-pub(super) struct Pass {
-    recent: Translation,
+///
+/// `FLAGS` is where the flags are in a descriptor's second word, and `ZERO` what must be 0 in all of a chain's.
+pub(super) struct Pass<'q, const FLAGS: u32, const ZERO: u64> {
+    recent: &'q Translation,
     segments: NonNull<MaybeUninit<Segment>>,
-    limit: u16,
-    count: u16,
-    readable: u16,
-    read_len: u64,
     total: u64,
+    /// What any of the second words has.
+    any: u64,
 }
 
-impl Pass {
+/// Longest chain of a [`Pass`].
+pub(super) const FEW: u16 = 4;
+
+/// The number of a step of a pass, as a type: each step knows where it stands, and nothing counts them.
+trait Step {
+    const INDEX: u16;
+    type Next: Step;
+}
+
+struct At<const INDEX: u16>;
+
+macro_rules! steps {
+    ($($at:literal $next:literal),*) => {
+        $(impl Step for At<$at> { const INDEX: u16 = $at; type Next = At<$next>; })*
+    };
+}
+// The last, which is never taken, is its own next.
+steps!(0 1, 1 2, 2 3, 3 4, 4 4);
+
+/// Gives the descriptor of a chain that a number has, from the second word of the one before it, if it is in the ring.
+pub(super) trait Fetch: FnMut(u16, u64) -> Option<(u64, u64)> {}
+impl<F: FnMut(u16, u64) -> Option<(u64, u64)>> Fetch for F {}
+
+impl<'q, const FLAGS: u32, const ZERO: u64> Pass<'q, FLAGS, ZERO> {
+    const NEXT: u64 = (DESC_NEXT as u64) << FLAGS;
+    const WRITE: u64 = (DESC_WRITE as u64) << FLAGS;
+    const RARE: u64 = (DESC_INDIRECT as u64) << FLAGS | ZERO;
+
+    /// Takes the chain whose descriptors `fetch` gives into the slot, and settles that: how many descriptors there are,
+    /// and the second word of the last. `None` if there is something about the chain.
+    ///
+    /// # Safety
+    ///
+    /// The slot must have space for [`FEW`] segments.
     #[inline(always)]
-    pub(super) fn new(recent: Translation, slot: &Slot, limit: u16) -> Self {
-        Self { recent, segments: slot.segments, limit, count: 0, readable: 0, read_len: 0, total: 0 }
+    pub(super) unsafe fn chain(
+        recent: &'q Translation,
+        slot: &mut Slot,
+        fetch: impl Fetch,
+    ) -> Option<(u16, u64)> {
+        let pass = Self { recent, segments: slot.segments, total: 0, any: 0 };
+        // SAFETY: the caller's promise.
+        unsafe { pass.read::<At<0>>(slot, fetch, 0) }
     }
 
-    /// Takes one buffer into the chain, unless there is something about it.
+    /// Goes on while buffers are for reading. All so far are.
     #[inline(always)]
-    pub(super) fn buffer(&mut self, addr: u64, len: u32, flags: u16) -> bool {
-        let Some(host) = self.recent.at_some(addr, len) else { return false };
-        if self.count == self.limit || flags & DESC_INDIRECT != 0 {
-            return false;
+    unsafe fn read<S: Step>(
+        mut self,
+        slot: &mut Slot,
+        mut fetch: impl Fetch,
+        before: u64,
+    ) -> Option<(u16, u64)> {
+        if S::INDEX == FEW {
+            return None;
         }
-        // SAFETY: the slot has space for `limit` segments.
-        unsafe { self.segments.add(self.count.into()).as_mut() }.write(Segment { host, len });
-        self.total += u64::from(len);
-        if flags & DESC_WRITE == 0 {
-            if self.readable != self.count {
-                return false;
+        let (addr, second) = fetch(S::INDEX, before)?;
+        // SAFETY: the caller's promise, and a step that is one of a few.
+        unsafe {
+            if second & Self::WRITE != 0 {
+                let readable = (S::INDEX, self.total);
+                return self.write::<S>(slot, fetch, (addr, second), readable, second);
             }
-            self.readable += 1;
-            self.read_len = self.total;
+            self.buffer(S::INDEX, addr, second)?;
+            if second & Self::NEXT == 0 {
+                let readable = (S::INDEX + 1, self.total);
+                return self.finish(slot, readable, (S::INDEX + 1, second));
+            }
+            self.read::<S::Next>(slot, fetch, second)
         }
-        self.count += 1;
-        true
     }
 
-    /// Buffers taken: direct descriptors.
+    /// Goes on where buffers are for writing, after those that were `readable`, of which there are so many with so many
+    /// bytes. `every` is what all second words of writable ones have.
     #[inline(always)]
-    pub(super) fn count(&self) -> u16 {
-        self.count
+    unsafe fn write<S: Step>(
+        mut self,
+        slot: &mut Slot,
+        mut fetch: impl Fetch,
+        (addr, second): (u64, u64),
+        readable: (u16, u64),
+        every: u64,
+    ) -> Option<(u16, u64)> {
+        // SAFETY: the caller's promise, and a step that is one of a few.
+        unsafe { self.buffer(S::INDEX, addr, second)? };
+        if second & Self::NEXT == 0 {
+            if every & Self::WRITE == 0 {
+                return None;
+            }
+            return self.finish(slot, readable, (S::INDEX + 1, second));
+        }
+        if S::INDEX + 1 == FEW {
+            return None;
+        }
+        let next = fetch(S::INDEX + 1, second)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.write::<S::Next>(slot, fetch, next, readable, every & next.1) }
     }
 
-    /// Settles the slot, unless the chain is too long.
+    /// # Safety
+    ///
+    /// The slot must have space for a segment `index`.
     #[inline(always)]
-    pub(super) fn finish(&self, slot: &mut Slot) -> bool {
-        (slot.readable, slot.writable) = (self.readable, self.count - self.readable);
-        (slot.read_len, slot.write_len) = (self.read_len as u32, (self.total - self.read_len) as u32);
-        self.total <= u64::from(u32::MAX)
+    unsafe fn buffer(&mut self, index: u16, addr: u64, second: u64) -> Option<()> {
+        let len = second as u32;
+        let host = self.recent.at_some(addr, len)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.segments.add(index.into()).as_mut() }.write(Segment { host, len });
+        self.any |= second;
+        self.total += u64::from(len);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn finish(
+        self,
+        slot: &mut Slot,
+        (readable, read_len): (u16, u64),
+        all: (u16, u64),
+    ) -> Option<(u16, u64)> {
+        (slot.readable, slot.writable) = (readable, all.0 - readable);
+        (slot.read_len, slot.write_len) = (read_len as u32, (self.total - read_len) as u32);
+        let good = self.any & Self::RARE == 0 && self.total <= u64::from(u32::MAX);
+        good.then_some(all)
     }
 }
 

@@ -7,9 +7,10 @@ use super::storage::Payload;
 use crate::chain::AnyChain;
 use crate::mem::{AllocError, Arena, DmaBuf, Domain};
 use crate::store::Store;
-use crate::words::Area;
+use crate::words::{Area, opaque};
 use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit};
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 use virtio_kit_spec::split as split_wire;
 
@@ -73,11 +74,13 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
             return Ok(false);
         }
         let cursor = ring.start();
-        if fill(Place { payload: self.place(&cursor), brand: PhantomData }).is_none() {
+        let place = self.place(&cursor);
+        // SAFETY: a place of the queue's, which has it to itself.
+        if fill(Place { payload: unsafe { &mut *place.as_ptr() }, brand: PhantomData }).is_none() {
             return Ok(false);
         }
         // SAFETY: `Placed` says that the place was filled in.
-        unsafe { self.add_placed(ring, cursor) }.map(|()| true)
+        unsafe { self.add_placed(ring, cursor, place) }.map(|()| true)
     }
 
     /// Adds a chain.
@@ -87,40 +90,44 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
             return self.add_otherwise(ring, chain, token);
         }
         let cursor = ring.start();
-        self.place(&cursor).write(Payload { chain, token });
-        // SAFETY: just written.
-        unsafe { self.add_placed(ring, cursor) }
+        let place = self.place(&cursor);
+        // SAFETY: a place of the queue's, which has it to itself; then just written.
+        unsafe {
+            (*place.as_ptr()).write(Payload { chain, token });
+            self.add_placed(ring, cursor, place)
+        }
     }
 
     /// Where the chain goes that `cursor` is about to write.
     #[inline(always)]
-    fn place(&mut self, cursor: &impl Cursor) -> &mut MaybeUninit<Payload<C, T>> {
+    fn place(&mut self, cursor: &impl Cursor) -> NonNull<MaybeUninit<Payload<C, T>>> {
         let slot = usize::from(cursor.slot());
         debug_assert!(slot < self.payloads.len());
         // SAFETY: a cursor's slot is one of the queue's, and there is a payload for each.
-        unsafe { self.payloads.get_unchecked_mut(slot) }
+        NonNull::from(unsafe { self.payloads.get_unchecked_mut(slot) })
     }
 
-    /// Adds the chain that is in its place.
+    /// Adds the chain that is in `place`, which is the cursor's.
     ///
     /// This is the common way: straight into the ring, all buffers from the queue's own arena. Everything else,
     /// errors among it, is found out on the way and left to [`add_otherwise`](Self::add_otherwise).
     ///
     /// # Safety
     ///
-    /// The cursor's place must have been written.
+    /// The place must have been written, and nothing else may be in it.
     #[inline(always)]
     unsafe fn add_placed<R: Ring>(
         &mut self,
         ring: &mut R,
         mut cursor: R::Cursor,
+        place: NonNull<MaybeUninit<Payload<C, T>>>,
     ) -> Result<(), AddError<C, T>> {
         let (room, straight) = (usize::from(ring.room()), usize::from(ring.straight()));
         let (direct, keep_free) = (usize::from(self.direct_up_to), usize::from(self.keep_free));
         let Home { arena, base, .. } = self.home;
         // Looked at there: taken apart in registers, and put together again in its place, it would cost twice as much.
         // SAFETY: written, by the caller's promise.
-        let payload = core::hint::black_box(unsafe { self.place(&cursor).assume_init_ref() });
+        let payload = unsafe { opaque(place).as_ref().assume_init_ref() };
         let count = payload.chain.count();
         // One test for both bounds, the first of which is known before a batch begins.
         let need = if count <= direct { count + keep_free } else { usize::MAX };
@@ -143,7 +150,7 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
             ring.abandon(cursor);
         }
         // SAFETY: written, by the caller's promise; the slot is not in flight, so nobody else takes it out.
-        let Payload { chain, token } = unsafe { self.place(&ring.start()).assume_init_read() };
+        let Payload { chain, token } = unsafe { place.as_ref().assume_init_read() };
         self.add_otherwise(ring, chain, token)
     }
 

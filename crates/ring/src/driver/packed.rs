@@ -9,8 +9,10 @@ use crate::words::{Area, fields, rare, word};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::packed as wire;
 
-/// Both lap bits; a lap around the ring flips them.
-const LAP: u16 = wire::DESC_AVAIL | wire::DESC_USED;
+/// Both lap bits, in a descriptor's second word; a lap around the ring flips them.
+const LAPS: u64 = AVAIL | USED;
+const AVAIL: u64 = (wire::DESC_AVAIL as u64) << 48;
+const USED: u64 = (wire::DESC_USED as u64) << 48;
 
 /// The shared areas and the two positions: what any order of use needs.
 pub(super) struct Shared {
@@ -23,7 +25,9 @@ pub(super) struct Shared {
     free: u16,
     /// Where the next chain goes, and the bits that make a descriptor available there.
     next: u16,
-    lap: u16,
+    lap: u64,
+    /// Descriptors in flight that the device was shown.
+    shown: u16,
     /// Descriptors added since the last publish.
     pending: u16,
     /// The first of these and its second word, which alone holds all of them back.
@@ -31,7 +35,7 @@ pub(super) struct Shared {
     held: u64,
     /// Where the next used descriptor will be, and the bits that mark it used.
     taken: u16,
-    used_lap: u16,
+    used_lap: u64,
 }
 
 impl Shared {
@@ -49,12 +53,13 @@ impl Shared {
             barriers,
             free: size,
             next: 0,
-            lap: wire::DESC_AVAIL,
+            lap: AVAIL,
+            shown: 0,
             pending: 0,
             held_at: 0,
             held: 0,
             taken: 0,
-            used_lap: LAP,
+            used_lap: LAPS,
         }
     }
 
@@ -68,17 +73,20 @@ impl Shared {
 
     #[inline(always)]
     fn start(&self, slot: u16) -> PackedCursor {
-        let bits = word(0, slot, self.lap);
-        PackedCursor { desc: self.desc, size: self.size, slot, at: self.next, bits, first: 0 }
+        let bits = word(0, slot, 0) | self.lap;
+        debug_assert!(self.next < self.size);
+        // SAFETY: a position of the ring.
+        let start = unsafe { self.desc.from(wire::desc(self.next)) };
+        PackedCursor { desc: self.desc, start, size: self.size, slot, at: self.next, bits, first: 0 }
     }
 
     /// The position `by` descriptors after `at`, and the lap bits there.
     #[inline(always)]
-    fn after(&self, at: u16, by: u16, lap: u16) -> (u16, u16) {
+    fn after(&self, at: u16, by: u16, lap: u64) -> (u16, u64) {
         let (sum, size) = (u32::from(at) + u32::from(by), u32::from(self.size));
         if sum >= size {
             rare();
-            return ((sum - size) as u16, lap ^ LAP);
+            return ((sum - size) as u16, lap ^ LAPS);
         }
         (sum as u16, lap)
     }
@@ -88,7 +96,7 @@ impl Shared {
         let (mut at, mut lap) = (self.next, self.lap);
         // The lap tells a chain that filled the whole ring from none.
         while (at, lap) != (cursor.at, cursor.lap()) {
-            self.store_second(at, word(0, 0, lap ^ LAP));
+            self.store_second(at, lap ^ LAPS);
             (at, lap) = self.after(at, 1, lap);
         }
     }
@@ -98,7 +106,8 @@ impl Shared {
         if self.pending == 0 {
             (self.held_at, self.held) = (self.next, cursor.first);
         } else {
-            self.store_second(self.next, cursor.first);
+            // SAFETY: the chain's first descriptor.
+            unsafe { cursor.start.store64(wire::DESC_LEN_OFFSET, cursor.first, Relaxed) };
         }
         self.pending += descs;
         self.free -= descs;
@@ -111,6 +120,7 @@ impl Shared {
         if pending == 0 {
             return false;
         }
+        self.shown += pending;
         self.barriers.before_publish();
         publish_then_look(
             &self.barriers,
@@ -138,7 +148,7 @@ impl Shared {
     fn passes(&self, event: u16, pending: u16) -> bool {
         let (position, wrap) = wire::event_pos(event);
         // On another lap than `next` the position lies one ring length before this lap's.
-        let lap_differs = wrap != (self.lap == wire::DESC_AVAIL);
+        let lap_differs = wrap != (self.lap == AVAIL);
         let event = if lap_differs { position.wrapping_sub(self.size) } else { position };
         need_event(event, self.next, self.next.wrapping_sub(pending))
     }
@@ -148,23 +158,29 @@ impl Shared {
     fn used_word(&self) -> Option<u64> {
         // SAFETY: inside the ring.
         let second = unsafe { self.desc.load64(wire::desc(self.taken) + wire::DESC_LEN_OFFSET, Acquire) };
-        if (fields(second).2 ^ self.used_lap) & LAP != 0 {
+        if (second ^ self.used_lap) & LAPS != 0 {
             return None;
         }
         self.barriers.after_observe();
         Some(second)
     }
 
-    /// Whether the device was shown anything that is still in flight: only that can be used.
+    /// Whether a chain of `descs` descriptors may be used: it is in flight, and the device was shown so many.
     #[inline(always)]
-    fn shows_some(&self) -> bool {
-        self.size - self.free > self.pending
+    fn shows(&self, descs: u16) -> bool {
+        descs.wrapping_sub(1) < self.shown
     }
 
     #[inline(always)]
     fn release(&mut self, descs: u16) {
         self.free += descs;
-        (self.taken, self.used_lap) = self.after(self.taken, descs, self.used_lap);
+        self.shown -= descs;
+        self.taken += descs;
+        if self.taken >= self.size {
+            rare();
+            self.taken -= self.size;
+            self.used_lap ^= LAPS;
+        }
     }
 
     fn disable_callbacks(&self) {
@@ -173,7 +189,7 @@ impl Shared {
     }
 
     fn enable_callbacks(&self, look: impl FnOnce() -> bool) -> bool {
-        let position = u32::from(wire::event_word(self.taken, self.used_lap == LAP));
+        let position = u32::from(wire::event_word(self.taken, self.used_lap == LAPS));
         let flags = if self.event_idx { wire::EVENT_DESC } else { wire::EVENT_ENABLE };
         publish_then_look(
             &self.barriers,
@@ -186,21 +202,23 @@ impl Shared {
     fn position(&self) -> Position {
         Position {
             next: self.next,
-            next_wrap: self.lap == wire::DESC_AVAIL,
+            next_wrap: self.lap == AVAIL,
             used: self.taken,
-            used_wrap: self.used_lap == LAP,
+            used_wrap: self.used_lap == LAPS,
         }
     }
 
     fn reset(&mut self) {
-        (self.free, self.next, self.lap, self.pending) = (self.size, 0, wire::DESC_AVAIL, 0);
-        (self.taken, self.used_lap) = (0, LAP);
+        (self.free, self.next, self.lap, self.shown, self.pending) = (self.size, 0, AVAIL, 0, 0);
+        (self.taken, self.used_lap) = (0, LAPS);
     }
 }
 
 /// Goes round the ring.
 pub(super) struct PackedCursor {
     desc: Area,
+    /// The same from the chain's first descriptor on.
+    start: Area,
     size: u16,
     slot: u16,
     at: u16,
@@ -212,8 +230,8 @@ pub(super) struct PackedCursor {
 
 impl PackedCursor {
     #[inline(always)]
-    fn lap(&self) -> u16 {
-        fields(self.bits).2
+    fn lap(&self) -> u64 {
+        self.bits & LAPS
     }
 }
 
@@ -251,17 +269,16 @@ impl Cursor for PackedCursor {
 
     #[inline(always)]
     fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
-        let at = self.at + index;
-        debug_assert!(at < self.size);
+        debug_assert!(self.at + index < self.size);
         let next = if more { word(0, 0, wire::DESC_NEXT) } else { 0 };
         let second = u64::from(len) | flags | next | self.bits;
         // SAFETY: the chain does not reach beyond the ring.
         unsafe {
-            self.desc.store64(wire::desc(at), addr, Relaxed);
+            self.start.store64(wire::desc(index), addr, Relaxed);
             if index == 0 {
                 self.first = second;
             } else {
-                self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed);
+                self.start.store64(wire::desc(index) + wire::DESC_LEN_OFFSET, second, Relaxed);
             }
         }
     }
@@ -272,7 +289,7 @@ impl Cursor for PackedCursor {
         if self.at == self.size {
             rare();
             self.at = 0;
-            self.bits ^= word(0, 0, LAP);
+            self.bits ^= LAPS;
         }
     }
 }
@@ -284,7 +301,11 @@ impl Cursor for PackedCursor {
 #[inline(always)]
 fn used_len(second: u64, meta: Meta) -> u32 {
     let (len, _, flags) = fields(second);
-    if flags & wire::DESC_WRITE == 0 && len > meta.writable { 0 } else { len }
+    if len > meta.writable {
+        rare();
+        return if flags & wire::DESC_WRITE == 0 { 0 } else { len };
+    }
+    len
 }
 
 fn table_word(len: u32, write: bool) -> u64 {
@@ -342,9 +363,10 @@ impl Ring for AnyOrder {
 
     #[inline(always)]
     fn finish(&mut self, cursor: PackedCursor, descs: u16) {
-        debug_assert!(usize::from(self.free_id) < self.links.len());
+        let id = usize::from(cursor.slot);
+        debug_assert!(id < self.links.len());
         // SAFETY: ids, and so the links between them, stay below the size; there are as many links.
-        self.free_id = unsafe { *self.links.get_unchecked(usize::from(self.free_id)) };
+        self.free_id = unsafe { *self.links.get_unchecked(id) };
         self.shared.finish(&cursor, descs);
     }
 
@@ -364,7 +386,7 @@ impl Ring for AnyOrder {
         let slot = fields(second).1;
         let id = u32::from(slot);
         let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
-        if meta.descs == 0 || !self.shared.shows_some() {
+        if !self.shared.shows(meta.descs) {
             return used.broken(Broken::NotInFlight { id });
         }
         used.found(slot, used_len(second, meta), meta)
@@ -470,12 +492,12 @@ impl Ring for InOrder {
         };
         let id = fields(second).1;
         let slot = self.shared.taken;
-        if !self.shared.shows_some() {
-            return used.broken(Broken::NotInFlight { id: id.into() });
-        }
         let Some(&meta) = metas.get(usize::from(slot)) else {
             return used.broken(Broken::UnknownId { id: id.into() });
         };
+        if !self.shared.shows(meta.descs) {
+            return used.broken(Broken::NotInFlight { id: id.into() });
+        }
         if id == slot {
             self.batch = None;
             return used.found(slot, used_len(second, meta), meta);

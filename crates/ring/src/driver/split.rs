@@ -210,6 +210,8 @@ impl Cursor for AnyOrderCursor {
 /// Goes round the ring.
 pub(super) struct InOrderCursor {
     desc: Area,
+    /// The same from the chain's first descriptor on.
+    start: Area,
     mask: u16,
     slot: u16,
     at: u16,
@@ -242,7 +244,7 @@ impl Cursor for InOrderCursor {
         let at = self.at + index;
         debug_assert!(at <= self.mask);
         // SAFETY: the chain does not reach beyond the table.
-        unsafe { store_desc(self.desc, at, addr, second(len, flags, at + 1, more)) };
+        unsafe { store_desc(self.start, index, addr, second(len, flags, at + 1, more)) };
     }
 
     #[inline(always)]
@@ -399,7 +401,10 @@ impl Ring for InOrder {
 
     #[inline(always)]
     fn start(&self) -> InOrderCursor {
-        InOrderCursor { desc: self.shared.desc, mask: self.shared.mask, slot: self.head, at: self.head }
+        let Shared { desc, mask, .. } = self.shared;
+        // SAFETY: a position of the table.
+        let start = unsafe { desc.from(wire::desc(self.head)) };
+        InOrderCursor { desc, start, mask, slot: self.head, at: self.head }
     }
 
     fn abandon(&mut self, _: InOrderCursor) {}

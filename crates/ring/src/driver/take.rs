@@ -24,7 +24,12 @@ impl<C, T> Taking<'_, C, T> {
         }
         let (slot, meta) = (usize::from(used.slot), used.meta);
         if used.len > meta.writable {
-            return used.broken(Broken::LengthTooLarge { reported: used.len, writable: meta.writable });
+            if meta.writable > 0 {
+                return used.broken(Broken::LengthTooLarge { reported: used.len, writable: meta.writable });
+            }
+            // Of a chain that is only read the length says nothing, and devices are about that put there what they
+            // have read.
+            used.len = 0;
         }
         debug_assert!(slot < self.metas.len());
         // SAFETY: the ring found the slot among `metas`.

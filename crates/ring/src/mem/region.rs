@@ -176,8 +176,9 @@ impl Translation {
     #[inline(always)]
     pub(crate) fn at_some(&self, addr: u64, len: u32) -> Option<NonNull<u8>> {
         let offset = addr.wrapping_sub(self.start);
-        let last = u64::from(len).wrapping_sub(1);
-        if offset < self.len && last < self.len - offset {
+        // Not above `offset` if there are no bytes, or if it goes round.
+        let end = offset.wrapping_add(len.into());
+        if end <= self.len && offset < end {
             // SAFETY: inside the region's mapping.
             return Some(unsafe { self.host.add(offset as usize) });
         }

@@ -3,8 +3,10 @@
 //! A device type is one file here and one line of [`TYPES`]; a mechanism is one variant of [`Target`].
 
 pub(crate) mod blk;
+pub(crate) mod console;
 mod host;
 mod options;
+pub(crate) mod rng;
 mod vhost_user;
 
 pub(crate) use host::{Host, InProcess, Ring};
@@ -22,7 +24,7 @@ use virtio_kit::transport::{Transport, TransportError};
 use virtio_kit::{DeviceId, Features};
 
 /// Every device type that there is here: each is one line.
-pub(crate) const TYPES: &[Type] = &[blk::TYPE];
+pub(crate) const TYPES: &[Type] = &[blk::TYPE, console::TYPE, rng::TYPE];
 
 /// A device type: what it is called, what it looks like, and how one is made in this process.
 #[derive(Clone, Copy)]
@@ -66,7 +68,7 @@ impl Type {
             format!(
                 "no device `{name}`: there {} {}",
                 if names.len() == 1 { "is" } else { "are" },
-                and(&names)
+                list(&names, "and")
             )
         })
     }
@@ -89,12 +91,12 @@ impl Type {
     }
 }
 
-/// `a, b and c`.
-pub(crate) fn and(names: &[&str]) -> String {
+/// `a, b and c`, or with another word.
+pub(crate) fn list(names: &[&str], word: &str) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).into(),
-        [others @ .., last] => format!("{} and {last}", others.join(", ")),
+        [others @ .., last] => format!("{} {word} {last}", others.join(", ")),
     }
 }
 
@@ -268,6 +270,7 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert_eq!(list(&["a", "b", "c"], "or"), "a, b or c");
         let known = "image, size, null, queues, read_only, direct, layout, in_order and threads";
         assert_eq!(parse("in-process:blk?null&x").unwrap_err(), format!("no option `x`: there are {known}"));
     }

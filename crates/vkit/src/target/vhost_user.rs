@@ -1,6 +1,6 @@
 //! Devices on vhost-user sockets.
 
-use super::{Host, Opened, TYPES, Type, What, and};
+use super::{Host, Opened, TYPES, Type, What, list};
 use crate::failure::{Failure, Result};
 use std::path::Path;
 use virtio_kit::DeviceId;
@@ -28,7 +28,7 @@ pub(super) fn open(socket: &Path, assumed: Option<&'static Type>, memory: usize)
                 [] => What::Unknown(none(offered, has_config)),
                 _ => {
                     let names: Vec<&str> = like.iter().map(|t| t.name).collect();
-                    What::Unknown(format!("it could be {}: say which with --device", and(&names)))
+                    What::Unknown(format!("it could be {}: say which with --device", list(&names, "or")))
                 }
             }
         }

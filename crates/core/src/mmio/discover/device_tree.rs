@@ -53,7 +53,6 @@ impl core::error::Error for BadTree {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
     use alloc::vec::Vec;
 
     /// Writes a tree.
@@ -144,6 +143,6 @@ mod tests {
         let found: Vec<_> = places(&blob).unwrap().collect();
         let place = |start, interrupt| Place { start, len: 0x200, interrupt };
         assert_eq!(found, [place(0x0a00_0000, 48), place(0x0a00_0200, 19), place(0x1000_1000, 8)]);
-        assert!(places(&vec![0; 64]).is_err());
+        assert!(places(&[0; 64]).is_err());
     }
 }

@@ -7,7 +7,7 @@ use virtio_kit::driver::QueueInterrupt;
 use virtio_kit::transport::{Identity, Notifier, QueueSetup, Transport, TransportError};
 use virtio_kit_ring::Arena;
 use virtio_kit_ring::driver::{Evidence, Quiesced};
-use virtio_kit_spec::{F, Features, Status};
+use virtio_kit_spec::{DeviceId, F, Features, Status, net};
 
 use super::FrontEnd;
 use super::error::Failure;
@@ -24,6 +24,24 @@ const DEVICE_TYPE: Features = Features::from_low(0xfffc_0000_00ff_ffff);
 const RING: Features =
     F::INDIRECT_DESC.union(F::EVENT_IDX).union(F::VERSION_1).union(F::RING_PACKED).union(F::IN_ORDER);
 
+/// What of a network device is a matter of its configuration space or of its control queue.
+const NET_CONTROLLED: Features = net::F::MAC
+    .union(net::F::STATUS)
+    .union(net::F::MTU)
+    .union(net::F::SPEED_DUPLEX)
+    .union(net::F::CTRL_VQ)
+    .union(net::F::CTRL_RX)
+    .union(net::F::CTRL_VLAN)
+    .union(net::F::CTRL_RX_EXTRA)
+    .union(net::F::CTRL_MAC_ADDR)
+    .union(net::F::CTRL_GUEST_OFFLOADS)
+    .union(net::F::GUEST_ANNOUNCE)
+    .union(net::F::MQ)
+    .union(net::F::RSS)
+    .union(net::F::HASH_REPORT)
+    .union(net::F::NOTF_COAL)
+    .union(net::F::VQ_NOTF_COAL);
+
 impl Transport for FrontEnd {
     fn name(&self) -> &str {
         "vhost-user"
@@ -38,7 +56,12 @@ impl Transport for FrontEnd {
     }
 
     fn allowed_features(&self) -> Features {
-        (DEVICE_TYPE | RING) & self.features
+        let mut allowed = (DEVICE_TYPE | RING) & self.features;
+        // Network back-ends without a configuration space offer what they expect the front-end to do for them.
+        if self.device == DeviceId::NETWORK && !self.protocol_features().contains(ProtocolFeatures::CONFIG) {
+            allowed -= NET_CONTROLLED;
+        }
+        allowed
     }
 
     fn reset(&mut self) -> Result<Quiesced, TransportError> {
