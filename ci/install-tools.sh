@@ -7,9 +7,9 @@ sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 
 ./install-qemu.sh
+./install-guest.sh
 ./install-dpdk.sh
 ./install-counterparts.sh
-./install-guest.sh
 
 if ! command -v valgrind >/dev/null; then
     $sudo apt-get update -qq

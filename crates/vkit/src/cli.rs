@@ -24,13 +24,13 @@ pub(crate) enum Command {
     /// Use a block device
     #[command(subcommand)]
     Blk(BlkCommand),
+    /// Serve devices to other processes over vhost-user
+    #[command(subcommand)]
+    Serve(crate::serve::ServeCommand),
     /// Talk to a port of a console
     Console(ConsoleArgs),
     /// Print random bytes of an entropy device
     Rng(RngArgs),
-    /// Serve devices to other processes over vhost-user
-    #[command(subcommand)]
-    Serve(crate::serve::ServeCommand),
 }
 
 #[derive(Debug, Args)]

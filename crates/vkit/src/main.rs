@@ -27,9 +27,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Blk(command) => blk::run(&command),
+        Command::Serve(command) => serve::run(&command),
         Command::Console(args) => console::run(&args),
         Command::Rng(args) => rng::run(&args),
-        Command::Serve(command) => serve::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,11 +42,11 @@ pub struct Machine {
     pub(super) queues: Vec<QueueState>,
     pub(super) slots: Slots,
     memory: Option<Memory>,
-    legacy: bool,
     /// Where ring addresses are looked up, if that is another address space.
     rings: Option<Memory>,
     /// The transport's own limit, where drivers are not told the device's.
     max_queue_size: Option<u16>,
+    legacy: bool,
 }
 
 impl Machine {
@@ -88,9 +88,9 @@ impl Machine {
             queues: alloc::vec![QueueState::default(); count],
             slots: (0..count).map(|_| Mutex::new(None)).collect(),
             memory: None,
-            legacy,
             rings: None,
             max_queue_size: None,
+            legacy,
             device,
         }
     }

@@ -167,15 +167,40 @@ impl<S: Service> Serving<S> {
 }
 
 impl<S: Service> Serving<S> {
-    #[inline(always)]
-    fn take(&mut self) -> Result<Option<Chain>, BadChain> {
-        let Some(witness) = &mut self.witness else { return self.queue.take() };
-        let before = self.queue.position();
-        let taken = self.queue.take()?;
-        if let Some(chain) = &taken {
-            witness.taken(&self.queue, chain, before);
+    /// Takes and submits what is available, up to `limit`. A broken rule ends it: what was taken before is still
+    /// answered.
+    fn take_all(&mut self, limit: usize, run: &mut Run) -> Result<Option<BadChain>, DeviceError> {
+        while run.taken < limit {
+            let submitting = Submitting { service: &mut self.service, done: &mut run.completed };
+            match self.queue.serve(limit - run.taken, submitting) {
+                Ok(0) => break,
+                Ok(taken) => run.taken += taken,
+                Err(ServeError::Broken(error)) => return Ok(Some(error)),
+                Err(ServeError::Foreign(_)) => return Err(FOREIGN),
+            }
         }
-        Ok(taken)
+        Ok(None)
+    }
+
+    /// The same, with somebody who sees every chain.
+    fn take_all_seen(&mut self, limit: usize, run: &mut Run) -> Result<Option<BadChain>, DeviceError> {
+        while run.taken < limit && self.service.pending() < self.service.capacity() {
+            let before = self.queue.position();
+            let chain = match self.queue.take() {
+                Ok(Some(chain)) => chain,
+                Ok(None) => break,
+                Err(error) => return Ok(Some(error)),
+            };
+            run.taken += 1;
+            if let Some(witness) = &mut self.witness {
+                witness.taken(&self.queue, &chain, before);
+            }
+            if let Submitted::Done(chain) = self.service.submit(chain) {
+                self.complete(chain)?;
+                run.completed += 1;
+            }
+        }
+        Ok(None)
     }
 
     #[inline(always)]
@@ -208,44 +233,13 @@ impl<S: Service> Serving<S> {
         self.service.flush()
     }
 
-    /// Takes chains one by one, so that each is seen before its work begins. The error that ended it, if any did.
-    fn work_watched(&mut self, run: &mut Run, limit: usize) -> Result<Option<BadChain>, DeviceError> {
-        while run.taken < limit && self.service.pending() < self.service.capacity() {
-            match self.take() {
-                Ok(Some(chain)) => {
-                    run.taken += 1;
-                    if let Submitted::Done(chain) = self.service.submit(chain) {
-                        self.complete(chain)?;
-                        run.completed += 1;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => return Ok(Some(error)),
-            }
-        }
-        Ok(None)
-    }
-
     fn work(&mut self) -> Result<Run, DeviceError> {
         let mut run = Run::default();
         let limit = usize::from(self.queue.config().size);
-        let mut broken = None;
-        if self.witness.is_some() {
-            broken = self.work_watched(&mut run, limit)?;
-        }
-        while run.taken < limit && broken.is_none() && self.witness.is_none() {
-            let submitting = Submitting { service: &mut self.service, done: &mut run.completed };
-            match self.queue.serve(limit - run.taken, submitting) {
-                Ok(0) => break,
-                Ok(taken) => run.taken += taken,
-                // What was taken before is still answered.
-                Err(ServeError::Broken(error)) => {
-                    broken = Some(error);
-                    break;
-                }
-                Err(ServeError::Foreign(_)) => return Err(FOREIGN),
-            }
-        }
+        let broken = match self.witness {
+            None => self.take_all(limit, &mut run)?,
+            Some(_) => self.take_all_seen(limit, &mut run)?,
+        };
         self.service.flush()?;
         while let Some(chain) = self.service.poll() {
             self.complete(chain)?;

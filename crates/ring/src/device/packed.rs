@@ -29,6 +29,8 @@ pub(super) struct Packed {
     barriers: Barriers,
     /// Descriptors that the driver can have made available: those that are not taken.
     free: u16,
+    /// Descriptors that were taken before this ring's life, and may be taken again.
+    again: u16,
     /// Where the next chain will be, and the bits that make a descriptor available there.
     next: u16,
     lap: u64,
@@ -64,6 +66,7 @@ impl Packed {
             indirect,
             barriers,
             free: size - ahead,
+            again: ahead,
             next,
             lap: if next_wrap { AVAIL } else { USED },
             used_next: used,
@@ -195,8 +198,11 @@ impl Ring for Packed {
                 walk.buffer(raw.addr, raw.len, raw.flags)?;
             }
         }
-        // No more than the ring has, or the position could not have counted them.
-        Ok(Taken { id, descs: list.len() as u16 })
+        // Not more together than the position has counted as taken, or used ones would not add up.
+        let descs = u16::try_from(list.len()).ok().filter(|descs| *descs <= self.again);
+        let descs = descs.ok_or(BadChain::Overrun)?;
+        self.again -= descs;
+        Ok(Taken { id, descs })
     }
 
     fn raw(&self, at: u16) -> Option<Raw> {
@@ -211,12 +217,10 @@ impl Ring for Packed {
         let (mut at, mut lap) = (self.used_next, self.used_lap);
         for _ in 0..self.size - self.free {
             // As the driver makes one available in this lap, which is not used.
-            let flags = if lap == LAPS { AVAIL } else { USED };
-            let (len, id, _) = fields(self.second(at));
+            let available = if lap == LAPS { AVAIL } else { USED };
+            let second = self.second(at) & !LAPS | available;
             // SAFETY: positions kept here are inside the ring.
-            unsafe {
-                self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, word(len, id, 0) | flags, Relaxed);
-            }
+            unsafe { self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed) };
             (at, lap) = self.after(at, 1, lap);
         }
     }

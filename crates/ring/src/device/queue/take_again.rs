@@ -20,41 +20,36 @@ impl Queue {
             State::Broken(broken) => return Err(broken),
             State::Stopped => return Err(BadChain::Overrun),
         }
-        let free = with_slots!(&self.order, slots => slots.next());
-        let taken = free.ok_or(BadChain::Overrun).and_then(|cell| {
-            // SAFETY: a free slot, so no chain points to it.
-            let slot = unsafe { &mut *cell.as_ptr() };
-            let mut walk = Walk::new(
-                &self.memory,
-                &mut self.recent,
-                &mut self.tables,
-                slot,
-                self.limit,
-                self.limit.max(self.config.size),
-            );
-            let taken = with_ring!(&mut self.ring, r => r.take_again(again, &mut walk))?;
-            walk.finish()?;
-            Ok((cell, taken))
-        });
-        match taken {
-            Ok((cell, taken)) => Ok(self.begin(cell, &taken)),
-            Err(broken) => {
-                self.latch(broken)?;
-                Err(broken)
-            }
+        let Some(cell) = with_slots!(&self.order, slots => slots.next()) else {
+            return Err(self.latched(BadChain::Overrun));
+        };
+        // SAFETY: a free slot, so no chain points to it.
+        let slot = unsafe { &mut *cell.as_ptr() };
+        let table_limit = self.limit.max(self.config.size);
+        let mut walk =
+            Walk::new(&self.memory, &mut self.recent, &mut self.tables, slot, self.limit, table_limit);
+        let taken = with_ring!(&mut self.ring, ring => ring.take_again(again, &mut walk));
+        match taken.and_then(|taken| walk.finish().map(|()| taken)) {
+            Ok(taken) => Ok(self.begin(cell, &taken)),
+            Err(broken) => Err(self.latched(broken)),
         }
+    }
+
+    fn latched(&mut self, broken: BadChain) -> BadChain {
+        let _ = self.latch(broken);
+        broken
     }
 
     /// Takes back used entries that a former queue wrote into a packed ring and never published, before it died.
     /// They lie among the descriptors that are taken. The driver has not looked at them yet; once this queue uses
     /// an entry before them, it would.
     pub fn forget_unpublished(&mut self) {
-        with_ring!(&mut self.ring, r => r.forget_unpublished());
+        with_ring!(&mut self.ring, ring => ring.forget_unpublished());
     }
 
     /// Writes all used entries that the next [`publish`](Self::publish) will show: where the ring will stand.
     pub fn settle(&mut self) -> Position {
-        with_slots!(&mut self.order, slots => with_ring!(&mut self.ring, ring => slots.flush(ring)));
+        with_ring!(&mut self.ring, ring => with_slots!(&mut self.order, slots => slots.flush(ring)));
         self.position()
     }
 
@@ -67,6 +62,6 @@ impl Queue {
 
     /// A descriptor as it stands in the ring: at a position of a packed one, at an index of a split one's table.
     pub fn raw(&self, at: u16) -> Option<Raw> {
-        with_ring!(&self.ring, r => r.raw(at))
+        with_ring!(&self.ring, ring => ring.raw(at))
     }
 }
