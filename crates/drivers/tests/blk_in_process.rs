@@ -79,9 +79,11 @@ fn what_is_written_is_stored_and_reads_back_in_every_layout() {
         queue.flush(2).unwrap();
         queue.discard(0, 8, 3).unwrap();
         queue.write_zeroes(8, 8, true, 4).unwrap();
+        backend.write(16 * 512, &[0xcd; 1024]);
+        queue.secure_erase(16, 2, 5).unwrap();
         queue.kick().unwrap();
         let mut tokens = vec![];
-        while tokens.len() < 4 {
+        while tokens.len() < 5 {
             match queue.complete().unwrap() {
                 Some(done) => {
                     assert_eq!(done.result, Ok(()), "{:?}", done.kind);
@@ -93,9 +95,9 @@ fn what_is_written_is_stored_and_reads_back_in_every_layout() {
                 None => assert!(queue.wait(LIMIT).unwrap()),
             }
         }
-        let mut stored = [1; 8192];
+        let mut stored = [1; 18 * 512];
         backend.read(0, &mut stored);
-        assert_eq!(stored, [0; 8192]);
+        assert_eq!(stored, [0; 18 * 512]);
     }
 }
 

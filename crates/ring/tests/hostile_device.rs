@@ -442,8 +442,8 @@ fn a_device_that_always_shows_more_gives_no_more_than_was_in_flight() {
 #[test]
 fn a_length_that_cannot_be_is_ignored_in_a_used_packed_descriptor_without_the_write_flag() {
     for shape in Shape::of_layout(true) {
-        let mut scene = Scene::new(shape, 1, true);
-        scene.device.put_flags(scene.seen[0].id, u32::MAX, 0, 1);
+        let mut scene = Scene::new(shape, 1, false);
+        scene.device.put_flags(scene.seen[0].id, u32::MAX, 0, scene.seen[0].descs);
         assert_eq!(scene.get().unwrap().unwrap().written, 0);
         scene.end();
     }

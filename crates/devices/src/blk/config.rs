@@ -38,6 +38,9 @@ pub(super) fn config(backend: &impl Backend, queues: u16, limits: &Limits, share
     config.discard_sector_alignment = blocks.into();
     config.max_write_zeroes_sectors = limits.range_max.into();
     config.max_write_zeroes_seg = 1.into();
+    config.max_secure_erase_sectors = limits.range_max.into();
+    config.max_secure_erase_seg = 1.into();
+    config.secure_erase_sector_alignment = blocks.into();
     config.write_zeroes_may_unmap = backend.can_discard().into();
     config
 }

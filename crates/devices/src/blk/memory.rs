@@ -129,6 +129,11 @@ impl Backend for MemoryBackend {
         true
     }
 
+    // There is one copy, and it is overwritten.
+    fn can_erase(&self) -> bool {
+        true
+    }
+
     fn id(&self) -> &str {
         "virtio-kit-memory"
     }
@@ -145,7 +150,9 @@ impl Storage for MemoryBackend {
             Operation::Read { offset } => self.fill_chain(&mut chain, offset, data_len),
             Operation::Write { offset, .. } => self.store_chain(&mut chain, offset, data_len),
             Operation::Flush => Ok(()),
-            Operation::Discard { offset, len } | Operation::WriteZeroes { offset, len, .. } => {
+            Operation::Discard { offset, len }
+            | Operation::SecureErase { offset, len }
+            | Operation::WriteZeroes { offset, len, .. } => {
                 self.zero(offset, len);
                 Ok(())
             }

@@ -78,6 +78,9 @@ impl<B: Backend> Device for Blk<B> {
             if self.backend.can_discard() {
                 features |= F::DISCARD;
             }
+            if self.backend.can_erase() {
+                features |= F::SECURE_ERASE;
+            }
         }
         features
     }

@@ -22,6 +22,7 @@ pub(super) struct Shared {
     read_only: bool,
     id: String,
     can_discard: bool,
+    can_erase: bool,
     /// Completed writes may still be volatile, until flushed.
     writeback: AtomicBool,
     notice: Mutex<Option<Arc<ConfigNotice>>>,
@@ -34,6 +35,7 @@ impl Shared {
             read_only: backend.read_only(),
             id: backend.id().into(),
             can_discard: backend.can_discard(),
+            can_erase: backend.can_erase(),
             writeback: AtomicBool::new(true),
             notice: Mutex::new(None),
         }
@@ -107,6 +109,10 @@ impl BlkService {
                 // Reserved for write-zeroes (5.2.6.2).
                 if unmap { Err(Status::UNSUPP) } else { Ok((Operation::Discard { offset, len }, 0)) }
             }
+            RequestType::SECURE_ERASE if self.shared.can_erase => {
+                let (offset, len, unmap) = self.segment(chain, out)?;
+                if unmap { Err(Status::UNSUPP) } else { Ok((Operation::SecureErase { offset, len }, 0)) }
+            }
             RequestType::WRITE_ZEROES => {
                 let (offset, len, unmap) = self.segment(chain, out)?;
                 Ok((Operation::WriteZeroes { offset, len, unmap, durable }, 0))
@@ -133,7 +139,7 @@ impl BlkService {
         if end > self.shared.len() { Err(Status::IOERR) } else { Ok(offset) }
     }
 
-    /// The one range of a discard or write-zeroes request: first byte, length, and the unmap flag.
+    /// The one range of a discard, write-zeroes or erase request: first byte, length, and the unmap flag.
     fn segment(&self, chain: &mut Chain, len: usize) -> Result<(u64, u64, bool), Status> {
         self.writable()?;
         if len != size_of::<DiscardWriteZeroes>() {

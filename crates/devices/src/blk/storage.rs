@@ -29,6 +29,13 @@ pub enum Operation {
         /// Length in bytes.
         len: u64,
     },
+    /// Erase the range so that nothing of it can be read again, by any way.
+    SecureErase {
+        /// First byte in the storage.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// Make the range read as zeros.
     WriteZeroes {
         /// First byte in the storage.
@@ -127,6 +134,11 @@ pub trait Backend: Send {
 
     /// Whether `Discard` gives space up. Without it the feature is not offered.
     fn can_discard(&self) -> bool {
+        false
+    }
+
+    /// Whether `SecureErase` can be done. Without it the feature is not offered.
+    fn can_erase(&self) -> bool {
         false
     }
 

@@ -115,6 +115,8 @@ impl Job {
                 shared.still_syncs()?;
                 return Ok(true);
             }
+            // What a file system has written elsewhere is beyond reach.
+            Operation::SecureErase { .. } => return Err(StorageError::Unsupported),
             Operation::Discard { .. } if !shared.options.discard => return Err(StorageError::Unsupported),
             Operation::Discard { offset, len } => {
                 (self.step, self.discard) = (Step::Punch, true);

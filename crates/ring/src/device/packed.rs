@@ -121,6 +121,7 @@ impl Ring for Packed {
             return Quick::Rare;
         }
         let fetch = |index: u16, _: u64| {
+            debug_assert!(self.next + index < self.size);
             let at = wire::desc(index);
             // SAFETY: a few from there on are in the ring.
             unsafe {

@@ -3,6 +3,7 @@
 //! Each attack names the check that it aims at. After it the queue must be latched with exactly the error that
 //! the attack predicts, nothing may panic, and chains taken before must still complete.
 
+mod common_way;
 mod put_back;
 mod races;
 mod scene;
