@@ -54,6 +54,9 @@ if $long; then
     step "long: mutants, each a check of the rings that a test must miss"
     crates/testkit/mutants/run.sh
 
+    step "long: a server is killed, 50 times in each arrangement"
+    VKIT_KILLS=50 cargo test --package vkit --test kill --quiet -- --test-threads 1
+
     step "long: other machines"
     ci/targets.sh
 

@@ -90,16 +90,28 @@ pub trait Worker: Send {
     /// Waits, for a bounded time, until pending work is done.
     fn wait(&mut self) -> Result<(), DeviceError>;
 
-    /// Moves the queue to a changed set of regions, as [`Queue::set_memory`] does.
-    fn set_memory(&mut self, addrs: RingAddrs, memory: Memory, rings: Option<Memory>)
-    -> Result<(), NewError>;
+    /// Moves the queue to a changed set of regions, as [`Queue::set_memory`] does. A worker that cannot is busy.
+    fn set_memory(
+        &mut self,
+        addrs: RingAddrs,
+        memory: Memory,
+        rings: Option<Memory>,
+    ) -> Result<(), NewError> {
+        let _ = (addrs, memory, rings);
+        Err(NewError::Busy)
+    }
 
     /// Whether chains in flight still use a set of regions that was replaced.
-    fn uses_old_memory(&self) -> bool;
+    fn uses_old_memory(&self) -> bool {
+        false
+    }
 
     /// Has somebody see every chain from now on: before the first run. Chains that their record has from a former
     /// queue are begun again.
-    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError>;
+    fn attach_witness(&mut self, witness: Box<dyn Witness>) -> Result<(), DeviceError> {
+        let _ = witness;
+        Err(DeviceError::Backend("the device lets nobody see its chains"))
+    }
 
     /// Ends the work in flight and stops the queue.
     fn stop(self: Box<Self>) -> Stopped;
