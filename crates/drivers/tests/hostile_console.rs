@@ -275,9 +275,12 @@ fn a_device_that_returns_empty_buffers_does_not_keep_the_driver() {
     }
 }
 
+/// A queue that takes buffers of either kind.
+type AnyQueue = Virtqueue<Chain<Option<DmaBuf>, Option<DmaBuf>>, ()>;
+
 /// A driver that puts anything on any queue of our device.
 struct Rogue {
-    queues: Vec<Virtqueue<Chain<Option<DmaBuf>, Option<DmaBuf>>, ()>>,
+    queues: Vec<AnyQueue>,
     _device: virtio_kit::driver::Device,
     handle: Handle,
     arena: Arena,
