@@ -3,12 +3,13 @@
 mod common;
 
 use common::{Folder, LIMIT, finish, run, run_with, vkit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -103,10 +104,22 @@ fn a_socket_of_a_port_talks_to_the_pipe() {
     assert_eq!(&got, b"to the socket");
     stream.write_all(b"from the socket").unwrap();
     let mut got = [0; 15];
-    child.stdout.as_mut().unwrap().read_exact(&mut got).unwrap();
+    let mut done = 0;
+    while done < got.len() {
+        let stdout = child.stdout.as_mut().unwrap();
+        await_bytes(&*stdout);
+        done += stdout.read(&mut got[done..]).unwrap();
+    }
     assert_eq!(&got, b"from the socket");
     drop(stdin);
     finish(child, LIMIT).ok();
+}
+
+/// Waits until something can be read, but not for ever.
+#[track_caller]
+fn await_bytes(from: impl AsFd) {
+    let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&limit)), Ok(1), "nothing comes");
 }
 
 /// The command on a terminal of its own, of which this is the other end.
@@ -138,6 +151,7 @@ impl OnTerminal {
     fn until(&mut self, text: &str) {
         let mut bytes = [0; 100];
         while !self.shown.contains(text) {
+            await_bytes(&self.keys);
             let got = self.keys.read(&mut bytes).unwrap();
             self.shown.push_str(&String::from_utf8_lossy(&bytes[..got]));
         }
