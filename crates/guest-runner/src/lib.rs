@@ -10,6 +10,7 @@ mod error;
 pub mod kernel;
 mod line;
 pub mod machine;
+mod net;
 #[path = "../../../guest/src/work/pattern.rs"]
 pub mod pattern;
 mod rng;

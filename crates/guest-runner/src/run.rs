@@ -2,6 +2,8 @@
 
 use crate::disk::{Disk, LAYOUTS, Layout, SIZE};
 use crate::line::Line;
+use crate::machine::Attach;
+use crate::net::Cable;
 use crate::rng::Source;
 use crate::scratch::Scratch;
 use crate::{Error, Kernel, Machine};
@@ -40,6 +42,8 @@ pub struct Boot {
     pub disks: Vec<Layout>,
     /// The layout of the entropy device, if there is one.
     pub rng: Option<Layout>,
+    /// The layout of the network device, if there is one.
+    pub net: Option<Layout>,
     /// Where a folder for the disks is made, and removed again.
     pub folder: PathBuf,
     /// More arguments for QEMU.
@@ -98,6 +102,8 @@ impl Boot {
             limit: Duration::from_secs(60),
             disks: Layout::of(machine.attach()).to_vec(),
             rng: Layout::of(machine.attach()).iter().rfind(|layout| !layout.in_order).copied(),
+            // The driver leaves legacy devices alone.
+            net: (machine.attach() != Attach::MmioLegacy).then_some(LAYOUTS[2]),
             folder: std::env::temp_dir(),
             arguments: Vec::new(),
         }
@@ -116,12 +122,17 @@ impl Boot {
             Some(layout) => Some(Source::create(scratch.path(), layout, second)?),
             None => None,
         };
+        let mut cable = match self.net {
+            Some(layout) => Some(Cable::create(scratch.path(), layout, second)?),
+            None => None,
+        };
         let mut command = Command::new(QEMU);
         command
             .args(self.machine.arguments())
             .args(COMMON)
             .args(["-smp", &self.cpus.to_string()])
             .args(disks.iter().flat_map(|disk| disk.arguments(attach, self.cpus)))
+            .args(cable.iter().flat_map(|cable| cable.arguments(attach)))
             .args(source.iter().flat_map(|source| source.arguments(attach)))
             .arg("-kernel")
             .arg(kernel.path())
@@ -132,6 +143,9 @@ impl Boot {
         let time = began.elapsed();
         let mut devices: Vec<_> =
             disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
+        if let Some(cable) = &mut cable {
+            devices.push(look_at_cable(cable, &said)?);
+        }
         if let Some(source) = &source {
             devices.push(self.look_at_source(source, &said)?);
         }
@@ -166,6 +180,18 @@ impl Boot {
         }
         line.device(bytes)
     }
+}
+
+/// What the kernel said of the network device, compared with what came out of the cable.
+fn look_at_cable(cable: &mut Cable, said: &str) -> Result<Device, Error> {
+    let line = Line::find(said, "net", "net")?;
+    line.expect_layout(cable.layout().name)?;
+    let bytes = line.number("bytes")?;
+    // Each frame was answered by one of the same length.
+    if bytes == 0 || bytes != 2 * cable.finish() {
+        return Err(line.wrong("the frames that came are not those that the kernel sent"));
+    }
+    line.device(bytes)
 }
 
 /// Instructions of a block request, as the kernel's feature `compare` counts them.

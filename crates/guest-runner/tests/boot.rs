@@ -11,7 +11,9 @@ fn boots_on(machine: Machine) {
             Ok(verified) => {
                 let disks = verified.devices.iter().filter(|device| device.kind == "blk");
                 assert_eq!(disks.count(), Layout::of(machine.attach()).len());
-                assert!(verified.devices.iter().any(|device| device.kind == "rng"));
+                let has = |kind| verified.devices.iter().any(|device| device.kind == kind);
+                assert!(has("rng"));
+                assert_eq!(has("net"), machine != Machine::MicrovmLegacy);
             }
             Err(error @ Error::Missing(_)) => panic!("{error}. Run ./ci.sh, which installs it."),
             Err(error) => panic!("{machine} with {cpus} CPUs: {error}"),

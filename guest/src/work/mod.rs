@@ -1,9 +1,11 @@
 //! What is done with each device, so that somebody outside can see whether it was done.
 
 mod blk;
+mod net;
 mod pattern;
 mod rng;
 
+use crate::platform::clock::TscClock;
 use crate::x86::{smp, time};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -18,6 +20,7 @@ use spin::Mutex;
 use virtio_kit::bus::Driver;
 use virtio_kit::{F, Features};
 use virtio_kit_drivers::blk::{BlkDriver, Options as BlkOptions};
+use virtio_kit_drivers::net::{Net, NetDriver, Options as NetOptions};
 use virtio_kit_drivers::rng::{Options as RngOptions, Rng, RngDriver};
 
 /// Longest that anything may take that is expected to happen.
@@ -72,17 +75,21 @@ impl Alarm {
 #[derive(Default)]
 pub struct Devices {
     disks: Arc<Mutex<Vec<blk::Disk>>>,
+    networks: Arc<Mutex<Vec<Net>>>,
     sources: Arc<Mutex<Vec<Rng>>>,
 }
 
 impl Devices {
     /// The drivers, which put the devices that they take here.
     pub fn drivers(&self) -> Vec<Arc<dyn Driver>> {
-        let (disks, sources) = (self.disks.clone(), self.sources.clone());
+        let (disks, networks) = (self.disks.clone(), self.networks.clone());
+        let sources = self.sources.clone();
+        let clock = Arc::new(TscClock);
         // A queue for each CPU.
         let options = BlkOptions { queues: smp::count() as u16, ..BlkOptions::default() };
         vec![
             Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk))),
+            Arc::new(NetDriver::new(NetOptions::new(clock), move |net| networks.lock().push(net))),
             Arc::new(RngDriver::new(RngOptions::default(), move |source| sources.lock().push(source))),
         ]
     }
@@ -91,6 +98,9 @@ impl Devices {
     pub fn work(&self, seed: u64) -> Result<(), Failure> {
         for disk in core::mem::take(&mut *self.disks.lock()) {
             blk::work(disk, seed)?;
+        }
+        for net in core::mem::take(&mut *self.networks.lock()) {
+            net::work(net, seed)?;
         }
         for source in core::mem::take(&mut *self.sources.lock()) {
             rng::work(source)?;

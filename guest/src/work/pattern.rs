@@ -1,4 +1,4 @@
-//! What disks contain. The host has this file too, and so can tell what it will find.
+//! What disks and frames contain. The host has this file too, and so can tell what it will find.
 
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
@@ -12,6 +12,11 @@ pub fn fill(seed: u64, first: u64, to: &mut [u8]) {
             word.copy_from_slice(&value[..word.len()]);
         }
     }
+}
+
+/// Bytes of frame `number` behind its header: all lengths that Ethernet has, the shortest and the longest too.
+pub fn frame_len(number: u64) -> usize {
+    46 + (number as usize * 977) % 1455
 }
 
 /// Splitmix64.

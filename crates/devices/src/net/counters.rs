@@ -1,6 +1,7 @@
 //! What a device counts.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
+use portable_atomic::AtomicU64;
 
 macro_rules! counters {
     ($(#[$doc:meta])* $name:ident, $tally:ident { $($(#[$field_doc:meta])* $field:ident,)+ }) => {

@@ -7,9 +7,10 @@ use super::steering::{Steerer, Steering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use core::task::Waker;
 use crossbeam_queue::ArrayQueue;
+use portable_atomic::AtomicU64;
 use spin::Mutex;
 
 /// Longest frame in a small buffer: an ordinary one.

@@ -6,8 +6,9 @@ use super::inlet::Silence;
 use super::steering::Steering;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use core::task::Waker;
+use portable_atomic::AtomicU64;
 use virtio_kit::Features;
 use virtio_kit::device::{Chain, DeviceError};
 

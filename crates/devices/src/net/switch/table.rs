@@ -2,7 +2,8 @@
 
 use super::super::MacAddress;
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
+use portable_atomic::AtomicU64;
 
 /// Places in which an address may be kept.
 const WAYS: usize = 8;

@@ -166,7 +166,7 @@ impl Act for BlkAct {
                 let disks = disk::LAYOUTS.into_iter().filter(is_it).collect();
                 let folder = stage.folder.clone();
                 guest::play(
-                    &Boot { seed: number, disks, rng: None, folder, ..Boot::new(machine, 2) },
+                    &Boot { seed: number, disks, rng: None, net: None, folder, ..Boot::new(machine, 2) },
                     DeviceId::BLOCK,
                 )
             }
