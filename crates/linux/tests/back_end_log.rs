@@ -27,14 +27,16 @@ fn read(client: &Client, round: u16, packed: bool) {
     client.write(DATA, &[0; 16]);
     client.write(status, &[0xff]);
     let parts = [(DATA, 16u32, 1u16), (data, 8192, 3), (status, 1, 2)];
-    for (at, (addr, len, flags)) in parts.into_iter().enumerate() {
+    // The first one last, and its flags after all else: the device may be looking.
+    for (at, (addr, len, flags)) in parts.into_iter().enumerate().rev() {
         // A packed ring's next chain follows the one before.
         let at = at as u64 + if packed { 3 * u64::from(round) } else { 0 };
         let halves = if packed { [7, flags | 1 << 7] } else { [flags, at as u16 + 1] };
         let mut bytes = addr.to_le_bytes().to_vec();
         bytes.extend(len.to_le_bytes());
         halves.iter().for_each(|half| bytes.extend(half.to_le_bytes()));
-        client.write(DESC + 16 * at, &bytes);
+        client.write(DESC + 16 * at, &bytes[..14]);
+        client.write(DESC + 16 * at + 14, &bytes[14..]);
     }
     if !packed {
         client.write(AVAIL + 4 + 2 * u64::from(round), &0u16.to_le_bytes());
