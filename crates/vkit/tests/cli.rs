@@ -168,14 +168,11 @@ fn a_signal_ends_the_demo_with_its_files_and_its_daemon() {
     assert_eq!(left.count(), 0);
 }
 
-/// All ways in which a file can be a block device here.
-fn targets(folder: &Folder, image: &str) -> (Vec<String>, Daemon) {
-    let daemon = Daemon::of_file(folder, image, ",writable=on,num-queues=2");
-    let mut all = vec![daemon.target.clone()];
-    for options in ["", "&layout=packed", "&in_order=on&threads=on", "&layout=packed&in_order=on&queues=2"] {
-        all.push(format!("in-process:blk?image={image}{options}"));
-    }
-    (all, daemon)
+/// The ways in which a file is a block device of this process.
+fn in_process_targets(image: &str) -> Vec<String> {
+    ["", "&layout=packed", "&in_order=on&threads=on", "&layout=packed&in_order=on&queues=2"]
+        .map(|options| format!("in-process:blk?image={image}{options}"))
+        .into()
 }
 
 /// The same with QEMU, which does not share the file with a daemon.
@@ -192,8 +189,11 @@ fn qtest_targets(image: &str) -> Vec<String> {
 fn what_is_written_is_in_the_file_and_is_read_back() {
     let folder = Folder::new();
     let image = folder.empty("image", 20 << 20);
-    let (targets, _daemon) = targets(&folder, &image);
-    written_and_read(&folder, &image, &targets);
+    let daemon = Daemon::of_file(&folder, &image, ",writable=on,num-queues=2");
+    written_and_read(&folder, &image, &[daemon.target.clone()]);
+    // A file that is in use has one writer.
+    let own = folder.empty("own", 20 << 20);
+    written_and_read(&folder, &own, &in_process_targets(&own));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn bench_reports_every_number_in_every_mode() {
     let folder = Folder::new();
     let image = folder.empty("image", 64 << 20);
     let daemon = Daemon::of_file(&folder, &image, ",writable=on,num-queues=2");
-    let file = format!("in-process:blk?image={image}");
+    let file = format!("in-process:blk?image={}", folder.empty("own", 64 << 20));
     for line in [
         format!("{} --queues 2", daemon.target),
         format!("{} --rw randwrite --poll", daemon.target),
@@ -333,7 +333,7 @@ fn devices_of_qemu_are_told_by_their_names_and_its_complaints_are_passed_on() {
     run(&format!("info qtest:virtio-blk-pci?file={nowhere}"))
         .failed(1, &format!("vkit: {nowhere}: no such file or directory"));
     run("blk flush qtest:virtio-rng-pci")
-        .failed(1, "vkit: qtest:virtio-rng-pci: not a block device: it is of type ENTROPY");
+        .failed(1, "vkit: qtest:virtio-rng-pci: not a block device: it is an entropy device");
     run(&format!("blk bench qtest:virtio-blk-pci?file={}&in_order=on", folder.empty("i", 1 << 20))).failed(
         1,
         &format!(
