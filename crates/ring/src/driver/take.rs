@@ -5,6 +5,7 @@ use super::queue::Used;
 use super::ring::{Found, Meta, Ring, UsedSlot};
 use super::storage::Payload;
 use crate::store::Store;
+use crate::words::rare;
 use core::mem::MaybeUninit;
 
 /// The parts of a queue that taking touches, borrowed apart from the ring.
@@ -29,6 +30,7 @@ impl<C, T> Taking<'_, C, T> {
             }
             // Of a chain that is only read the length says nothing, and devices are about that put there what they
             // have read.
+            rare();
             used.len = 0;
         }
         debug_assert!(slot < self.metas.len());
