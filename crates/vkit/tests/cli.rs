@@ -190,7 +190,7 @@ fn what_is_written_is_in_the_file_and_is_read_back() {
     let folder = Folder::new();
     let image = folder.empty("image", 20 << 20);
     let daemon = Daemon::of_file(&folder, &image, ",writable=on,num-queues=2");
-    written_and_read(&folder, &image, &[daemon.target.clone()]);
+    written_and_read(&folder, &image, std::slice::from_ref(&daemon.target));
     // A file that is in use has one writer.
     let own = folder.empty("own", 20 << 20);
     written_and_read(&folder, &own, &in_process_targets(&own));
