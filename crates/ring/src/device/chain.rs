@@ -45,7 +45,7 @@ pub(super) struct Slot {
     pub(super) readable: u16,
     pub(super) writable: u16,
     progress: Progress,
-    /// In flight: of which queue, and in which of its memories.
+    /// Of which queue the slot is, and in which of its memories the chain. A free slot has the queue's present stamp.
     pub(super) stamp: usize,
     /// Free: the free slot after this one.
     pub(super) next_free: Option<NonNull<Self>>,
@@ -114,10 +114,8 @@ impl SlotCell {
 impl Slot {
     /// Begins a new chain in this slot.
     #[inline(always)]
-    pub(super) fn begin(&mut self, id: u16, descs: u16, stamp: usize) {
-        (self.id, self.descs) = (id, descs);
+    pub(super) fn begin(&mut self) {
         self.progress = Progress::default();
-        self.stamp = stamp;
     }
 
     /// Bytes written without a gap from the first writable one.
@@ -149,7 +147,7 @@ impl Chain {
     }
 
     #[inline(always)]
-    fn slot_mut(&mut self) -> &mut Slot {
+    pub(super) fn slot_mut(&mut self) -> &mut Slot {
         // SAFETY: as for `slot`.
         unsafe { self.0.as_mut() }
     }

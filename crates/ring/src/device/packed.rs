@@ -5,7 +5,7 @@ use super::error::BadChain;
 use super::queue::{Config, Position};
 use super::resume::{Again, Raw};
 use super::ring::{Quick, Ring, Taken, UsedEntry};
-use super::walk::{FEW, Pass, Walk};
+use super::walk::{FEW, Pass, WORD, Walk};
 use crate::mem::Translation;
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::words::{Area, fields, rare, word};
@@ -16,6 +16,10 @@ use virtio_kit_spec::packed as wire;
 const LAPS: u64 = AVAIL | USED;
 const AVAIL: u64 = (wire::DESC_AVAIL as u64) << 48;
 const USED: u64 = (wire::DESC_USED as u64) << 48;
+const WRITE: u64 = (wire::DESC_WRITE as u64) << 48;
+
+/// The same in its upper half, the word that a pass looks at.
+const WORD_LAPS: u32 = (LAPS >> 32) as u32;
 
 pub(super) struct Packed {
     desc: Area,
@@ -34,12 +38,13 @@ pub(super) struct Packed {
     /// Where the next chain will be, and the bits that make a descriptor available there.
     next: u16,
     lap: u64,
-    /// Where the next used descriptor goes, and the bits that mark it used.
+    /// Where the next used descriptor goes, and the bits that mark it used and written to.
     used_next: u16,
     used_lap: u64,
     /// Ring descriptors that were marked used since the last publish.
     pending: u16,
-    /// The first used descriptor of these, which alone holds all of them back.
+    /// There are some. The first used descriptor of these alone holds all of them back.
+    holds: bool,
     held_at: u16,
     held: u64,
 }
@@ -70,8 +75,9 @@ impl Packed {
             next,
             lap: if next_wrap { AVAIL } else { USED },
             used_next: used,
-            used_lap: if used_wrap { LAPS } else { 0 },
+            used_lap: if used_wrap { LAPS | WRITE } else { WRITE },
             pending: 0,
+            holds: false,
             held_at: 0,
             held: 0,
         }
@@ -91,6 +97,11 @@ impl Packed {
         unsafe { self.desc.load64(wire::desc(at), Relaxed) }
     }
 
+    /// The wrap counter of used descriptors.
+    fn used_wrap(&self) -> bool {
+        self.used_lap & LAPS != 0
+    }
+
     /// The position `by` after `at`, and the lap bits there.
     #[inline(always)]
     fn after(&self, at: u16, by: u16, lap: u64) -> (u16, u64) {
@@ -106,43 +117,42 @@ impl Packed {
 impl Ring for Packed {
     #[inline(always)]
     unsafe fn take_quickly(&mut self, recent: &Translation, slot: &mut Slot) -> Quick {
+        // Flags are looked at with the bits that make a descriptor available as 0.
+        let (next, lap) = (self.next, (self.lap >> 32) as u32);
         // SAFETY: a position of the ring.
-        let desc = unsafe { self.desc.from(wire::desc(self.next)) };
-        // Second words are looked at with the bits that make them available as 0.
-        let lap = self.lap;
-        // SAFETY: as above.
-        let first = unsafe { desc.load64(wire::DESC_LEN_OFFSET, Acquire) } ^ lap;
-        if first & LAPS != 0 {
-            return Quick::Nothing;
-        }
-        if self.next > self.few_from_end {
+        let desc = unsafe { self.desc.from(wire::desc(next)) };
+        let find = |index: u16| {
+            debug_assert!(next + index < self.size);
+            // SAFETY: inside the ring.
+            unsafe {
+                let at = desc.from(wire::desc(index));
+                (at, at.load32(WORD, Acquire) ^ lap)
+            }
+        };
+        if next > self.few_from_end {
             // The chain may go round the end.
             rare();
             return Quick::Rare;
         }
-        let fetch = |index: u16, _: u64| {
-            debug_assert!(self.next + index < self.size);
-            let at = wire::desc(index);
-            // SAFETY: a few from there on are in the ring.
-            unsafe {
-                let second = match index {
-                    0 => first,
-                    _ => desc.load64(at + wire::DESC_LEN_OFFSET, Acquire) ^ lap,
-                };
-                Some((desc.load64(at, Relaxed), second))
-            }
-        };
-        // SAFETY: the caller's promise.
-        let chain = unsafe { Pass::<48, LAPS>::chain(recent, slot, fetch) };
-        let Some((descs, last)) = chain else { return Quick::Rare };
-        let Some(free) = self.free.checked_sub(descs) else { return Quick::Rare };
+        let first = find(0);
+        let fetch = |index, _| Some(find(index));
+        let id = |word| word as u16;
+        // SAFETY: the caller's promise, and a few from there on are in the ring.
+        if unsafe { Pass::<16, WORD_LAPS>::chain(recent, slot, first, fetch, id) }.is_none() {
+            return if first.1 & WORD_LAPS == 0 { Quick::Rare } else { Quick::Nothing };
+        }
+        let (free, over) = self.free.overflowing_sub(slot.descs);
+        if over {
+            rare();
+            return Quick::Rare;
+        }
         self.free = free;
-        self.next += descs;
+        self.next = next + slot.descs;
         if self.next == self.size {
             rare();
             (self.next, self.lap) = (0, self.lap ^ LAPS);
         }
-        Quick::Taken(Taken { id: fields(last).1, descs })
+        Quick::Taken
     }
 
     #[inline]
@@ -215,7 +225,7 @@ impl Ring for Packed {
     }
 
     fn forget_unpublished(&mut self) {
-        let (mut at, mut lap) = (self.used_next, self.used_lap);
+        let (mut at, mut lap) = (self.used_next, self.used_lap & LAPS);
         for _ in 0..self.size - self.free {
             // As the driver makes one available in this lap, which is not used.
             let available = if lap == LAPS { AVAIL } else { USED };
@@ -242,20 +252,22 @@ impl Ring for Packed {
 
     #[inline(always)]
     fn put_used(&mut self, entry: UsedEntry, _: u16, descs: u16) {
-        // Says that something was written, and so that the length is one (2.8.4).
-        let write = u64::from(entry.written != 0) << (48 + wire::DESC_WRITE.trailing_zeros());
-        let second = word(entry.written, entry.id, 0) | self.used_lap | write;
-        if self.pending == 0 {
-            (self.held_at, self.held) = (self.used_next, second);
-        } else {
+        let mut second = word(entry.written, entry.id, 0) | self.used_lap;
+        if entry.written == 0 {
+            // Nothing was written, so the length is none (2.8.4).
+            rare();
+            second ^= WRITE;
+        }
+        let at = self.used_next;
+        if self.holds {
             // SAFETY: positions kept here are inside the ring.
-            unsafe {
-                self.desc.store64(wire::desc(self.used_next) + wire::DESC_LEN_OFFSET, second, Relaxed);
-            }
+            unsafe { self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed) };
+        } else {
+            (self.holds, self.held_at, self.held) = (true, at, second);
         }
         // As many as are not free, at most.
         self.pending += descs;
-        self.used_next += descs;
+        self.used_next = at + descs;
         if self.used_next >= self.size {
             rare();
             self.used_next -= self.size;
@@ -265,10 +277,10 @@ impl Ring for Packed {
 
     #[inline(always)]
     fn publish(&mut self) -> bool {
-        let pending = core::mem::take(&mut self.pending);
-        if pending == 0 {
+        if !core::mem::take(&mut self.holds) {
             return false;
         }
+        let pending = core::mem::take(&mut self.pending);
         self.free += pending;
         self.barriers.before_publish();
         publish_then_look(
@@ -287,7 +299,7 @@ impl Ring for Packed {
                     wire::EVENT_DISABLE => false,
                     wire::EVENT_DESC if self.event_idx => {
                         let (position, wrap) = wire::event_pos(event);
-                        let lap_differs = wrap != (self.used_lap == LAPS);
+                        let lap_differs = wrap != self.used_wrap();
                         let event = if lap_differs { position.wrapping_sub(self.size) } else { position };
                         need_event(event, self.used_next, self.used_next.wrapping_sub(pending))
                     }
@@ -322,7 +334,7 @@ impl Ring for Packed {
             next: self.next,
             next_wrap: self.lap == AVAIL,
             used: self.used_next,
-            used_wrap: self.used_lap == LAPS,
+            used_wrap: self.used_wrap(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::chain::{Chain, Segment, Slot, SlotCell};
 use super::error::{BadChain, NewError};
 use super::packed::Packed;
-use super::ring::{Quick, Ring, Taken};
+use super::ring::{Quick, Ring};
 use super::slots::{Any, Line, Slots};
 use super::split::Split;
 use super::storage::Storage;
@@ -199,6 +199,7 @@ impl Queue {
             config,
         };
         queue.stamp = queue.stamp();
+        queue.stamp_idle();
         Ok(queue)
     }
 
@@ -206,6 +207,13 @@ impl Queue {
     /// nobody else's for as long as one of them is in flight, with the epoch in the bits that are always 0.
     fn stamp(&self) -> usize {
         self.slots.as_ptr().addr() | usize::from(self.epoch)
+    }
+
+    /// Stamps the slots that no chain in flight is in. Those of the others are theirs.
+    fn stamp_idle(&mut self) {
+        let stamp = self.stamp();
+        // SAFETY: slots of the table, which no chain has.
+        with_slots!(&self.order, slots => slots.each_idle(|slot| unsafe { (*slot.as_ptr()).stamp = stamp }));
     }
 
     /// The next chain that the driver made available, or `None`.
@@ -218,7 +226,7 @@ impl Queue {
             let slot = unsafe { &mut *cell.as_ptr() };
             // SAFETY: `quick` only if there is so much space.
             match with_ring!(&mut self.ring, ring => unsafe { ring.take_quickly(&self.recent, slot) }) {
-                Quick::Taken(taken) => return Ok(Some(self.begin(cell, &taken))),
+                Quick::Taken => return Ok(Some(self.begin(cell))),
                 Quick::Nothing => return Ok(None),
                 Quick::Rare => {}
             }
@@ -243,7 +251,10 @@ impl Queue {
         let broken = match with_ring!(&mut self.ring, ring => ring.take(&mut walk)) {
             Ok(None) => return Ok(None),
             Ok(Some(taken)) => match walk.finish() {
-                Ok(()) => return Ok(Some(self.begin(cell, &taken))),
+                Ok(()) => {
+                    (slot.id, slot.descs) = (taken.id, taken.descs);
+                    return Ok(Some(self.begin(cell)));
+                }
                 Err(broken) => broken,
             },
             Err(broken) => broken,
@@ -253,10 +264,10 @@ impl Queue {
 
     /// Hands out a slot that the chain's segments are in.
     #[inline(always)]
-    fn begin(&mut self, cell: NonNull<Slot>, taken: &Taken) -> Chain {
+    fn begin(&mut self, cell: NonNull<Slot>) -> Chain {
         // SAFETY: a free slot, so no chain points to it.
         let slot = unsafe { &mut *cell.as_ptr() };
-        slot.begin(taken.id, taken.descs, self.stamp);
+        slot.begin();
         with_slots!(&mut self.order, slots => slots.taken(slots.after(slot)));
         self.in_flight += 1;
         // The slot is from now on the chain's alone.
@@ -299,14 +310,12 @@ impl Queue {
     /// Chains of another queue, of the memory before, or of a queue that has stopped.
     #[cold]
     #[inline(never)]
-    fn complete_otherwise(&mut self, chain: Chain) -> Result<(), Chain> {
+    fn complete_otherwise(&mut self, mut chain: Chain) -> Result<(), Chain> {
         if !self.owns(&chain) {
             return Err(chain);
         }
         self.in_flight -= 1;
-        if chain.slot().stamp != self.stamp() {
-            self.unpin();
-        }
+        self.renew(&mut chain);
         with_slots!(&mut self.order, slots => match self.state {
             State::Stopped => slots.release(chain.0),
             _ => with_ring!(&mut self.ring, ring => slots.complete(chain.0, ring)),
@@ -386,6 +395,7 @@ impl Queue {
         if self.state != State::Stopped {
             self.stamp = self.stamp();
         }
+        self.stamp_idle();
         (self.recent, self.tables) = (Translation::NONE, Translation::NONE);
         let old = core::mem::replace(&mut *self.memory, memory);
         if self.pinned != 0 {
@@ -400,6 +410,14 @@ impl Queue {
     /// Whether chains in flight still use a set of regions that was replaced.
     pub fn uses_old_memory(&self) -> bool {
         self.pinned != 0
+    }
+
+    /// Lets go of the memory before, if the chain, which is about to end, is the last one in it.
+    fn renew(&mut self, chain: &mut Chain) {
+        let stamp = self.stamp();
+        if core::mem::replace(&mut chain.slot_mut().stamp, stamp) != stamp {
+            self.unpin();
+        }
     }
 
     #[cold]

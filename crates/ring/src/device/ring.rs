@@ -19,8 +19,8 @@ pub(super) struct Taken {
 pub(super) enum Quick {
     /// Nothing is available.
     Nothing,
-    /// A chain about which there is nothing rare.
-    Taken(Taken),
+    /// A chain about which there is nothing rare. The slot says all of it.
+    Taken,
     /// Something that takes a closer look, by [`Ring::take`]. Nothing was taken.
     Rare,
 }

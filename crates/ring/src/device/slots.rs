@@ -26,6 +26,8 @@ pub(super) trait Slots {
     fn put_back(&mut self, slot: NonNull<Slot>, ring: &impl Ring) -> bool;
     /// Lets used entries go out that were held back to go together.
     fn flush(&mut self, ring: &mut impl Ring);
+    /// Every slot that no chain in flight is in. Nothing may be held back.
+    fn each_idle(&self, each: impl FnMut(NonNull<Slot>));
 }
 
 impl Slot {
@@ -104,6 +106,15 @@ impl Slots for Any {
 
     #[inline(always)]
     fn flush(&mut self, _: &mut impl Ring) {}
+
+    fn each_idle(&self, mut each: impl FnMut(NonNull<Slot>)) {
+        let mut at = self.0;
+        while let Some(slot) = at {
+            each(slot);
+            // SAFETY: the slot is in the table, and no chain has it.
+            at = unsafe { slot.as_ref() }.next_free;
+        }
+    }
 }
 
 /// One slot after the other, round the table; used entries go out in the same order (2.7.9, 2.8.8).
@@ -112,7 +123,7 @@ pub(super) struct Line {
     next: NonNull<SlotCell>,
     /// To be used next.
     oldest: NonNull<SlotCell>,
-    /// Slots that no chain is in, and no entry of the batch.
+    /// Slots that no chain is in. Those of the batch, which are not to be taken yet, are among them.
     free: u16,
     /// How many are complete and wait for those before them.
     waiting: u16,
@@ -137,7 +148,8 @@ struct Batch {
     /// The last of them, if there is any. Its slot is not free before the entry is out.
     last: Option<NonNull<Slot>>,
     chains: u16,
-    descs: u16,
+    /// Of another width, or both sums would be made in one vector, which takes longer.
+    descs: u32,
     /// The last one was not filled.
     closed: bool,
 }
@@ -182,11 +194,19 @@ impl Line {
                 return;
             }
             self.waiting -= 1;
+            self.leave();
             self.go(slot, ring);
         }
     }
 
-    /// The oldest chain goes out.
+    /// The oldest chain leaves its slot.
+    #[inline(always)]
+    fn leave(&mut self) {
+        self.oldest = self.following(self.oldest);
+        self.free += 1;
+    }
+
+    /// A chain that none is older than goes out.
     #[inline(always)]
     fn go(&mut self, slot: NonNull<Slot>, ring: &mut impl Ring) {
         if self.batch.closed {
@@ -197,15 +217,14 @@ impl Line {
         self.batch.last = Some(slot);
         self.batch.closed = done.written() != done.write_len;
         self.batch.chains += 1;
-        self.batch.descs += done.descs;
-        self.oldest = self.following(self.oldest);
+        self.batch.descs += u32::from(done.descs);
     }
 }
 
 impl Slots for Line {
     #[inline(always)]
     fn next(&self) -> Option<NonNull<Slot>> {
-        (self.free != 0).then_some(self.next.cast())
+        (self.free != self.batch.chains).then_some(self.next.cast())
     }
 
     type After = Straight;
@@ -223,8 +242,15 @@ impl Slots for Line {
 
     #[inline(always)]
     fn complete_at_once(&mut self, slot: NonNull<Slot>, after: Straight, ring: &mut impl Ring) {
-        self.taken(after);
-        self.complete(slot, ring);
+        if slot != self.oldest.cast() {
+            self.taken(after);
+            self.release(slot);
+            return;
+        }
+        // Nothing else is in flight.
+        self.next = self.following(self.next);
+        self.oldest = self.next;
+        self.go(slot, ring);
     }
 
     #[inline(always)]
@@ -233,6 +259,7 @@ impl Slots for Line {
             self.release(slot);
             return;
         }
+        self.leave();
         self.go(slot, ring);
         if self.waiting != 0 {
             self.go_on(ring);
@@ -262,9 +289,21 @@ impl Slots for Line {
     fn flush(&mut self, ring: &mut impl Ring) {
         if let Some(last) = self.batch.last {
             // SAFETY: in the table, and not free, so nobody has it.
-            ring.put_used(unsafe { last.as_ref() }.entry(), self.batch.chains, self.batch.descs);
-            self.free += self.batch.chains;
+            ring.put_used(unsafe { last.as_ref() }.entry(), self.batch.chains, self.batch.descs as u16);
             self.batch = Batch::default();
+        }
+    }
+
+    fn each_idle(&self, mut each: impl FnMut(NonNull<Slot>)) {
+        debug_assert!(self.batch.last.is_none());
+        let mut at = self.next;
+        for past in 0..self.index(self.end.cast()) {
+            let slot = at.cast();
+            // The free ones come first; those complete among the others wait.
+            if past < self.free.into() || self.waits[self.index(slot)] != 0 {
+                each(slot);
+            }
+            at = self.following(at);
         }
     }
 }

@@ -5,7 +5,7 @@ use super::error::BadChain;
 use super::queue::{Config, Position};
 use super::resume::{Again, Raw};
 use super::ring::{Quick, Ring, Taken, UsedEntry};
-use super::walk::{Pass, Walk};
+use super::walk::{Pass, WORD, Walk};
 use crate::mem::Translation;
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::words::{Area, fields};
@@ -138,19 +138,27 @@ impl Ring for Split {
                 Err(_) => return Quick::Rare,
             }
         }
-        let (desc, mask) = (self.desc, usize::from(self.mask));
         // SAFETY: masked to the ring.
         let head = unsafe { self.avail.load16(wire::avail_entry(self.next & self.mask), Relaxed) };
-        let fetch = |index: u16, before: u64| {
-            let at = if index == 0 { head.into() } else { (before >> 48) as usize };
+        let (desc, mask) = (self.desc, self.mask);
+        let find = |index: u16| {
+            if index > mask {
+                return None;
+            }
             // SAFETY: inside the table.
-            (at <= mask).then(|| unsafe { Self::descriptor(desc, at) })
+            unsafe {
+                let at = desc.from(usize::from(index) * size_of::<wire::Desc>());
+                Some((at, at.load32(WORD, Relaxed)))
+            }
         };
-        // SAFETY: the caller's promise.
-        let chain = unsafe { Pass::<32, 0>::chain(recent, slot, fetch) };
-        let Some((descs, _)) = chain else { return Quick::Rare };
+        let Some(first) = find(head) else { return Quick::Rare };
+        let fetch = |_, before: u32| find((before >> 16) as u16);
+        // SAFETY: the caller's promise, and descriptors of the table.
+        if unsafe { Pass::<0, 0>::chain(recent, slot, first, fetch, |_| head) }.is_none() {
+            return Quick::Rare;
+        }
         self.next = self.next.wrapping_add(1);
-        Quick::Taken(Taken { id: head, descs })
+        Quick::Taken
     }
 
     #[inline]

@@ -13,13 +13,11 @@ use virtio_kit_spec::split::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc};
 /// in the region that was hit last. It keeps to registers; whatever it does not know how to judge is read and
 /// judged anew by [`Walk`].
 ///
-/// `FLAGS` is where the flags are in a descriptor's second word, and `ZERO` what must be 0 in all of a chain's.
-pub(super) struct Pass<'q, const FLAGS: u32, const ZERO: u64> {
+/// `FLAGS` is where the flags are in a descriptor's last word, and `ZERO` what else must be 0 there.
+pub(super) struct Pass<'q, const FLAGS: u32, const ZERO: u32> {
     recent: &'q Translation,
     segments: NonNull<MaybeUninit<Segment>>,
     total: u64,
-    /// What any of the second words has.
-    any: u64,
 }
 
 /// Longest chain of a [`Pass`].
@@ -41,111 +39,136 @@ macro_rules! steps {
 // The last, which is never taken, is its own next.
 steps!(0 1, 1 2, 2 3, 3 4, 4 4);
 
-/// Gives the descriptor of a chain that a number has, from the second word of the one before it, if it is in the ring.
-pub(super) trait Fetch: FnMut(u16, u64) -> Option<(u64, u64)> {}
-impl<F: FnMut(u16, u64) -> Option<(u64, u64)>> Fetch for F {}
+/// A descriptor in the ring, and its last word, read once: what flags stand in beside an id or an index.
+pub(super) type Found = (Area, u32);
 
-impl<'q, const FLAGS: u32, const ZERO: u64> Pass<'q, FLAGS, ZERO> {
-    const NEXT: u64 = (DESC_NEXT as u64) << FLAGS;
-    const WRITE: u64 = (DESC_WRITE as u64) << FLAGS;
-    const RARE: u64 = (DESC_INDIRECT as u64) << FLAGS | ZERO;
+/// Where a descriptor has its length, and its last word, in a ring of either layout.
+const LEN: usize = 8;
+pub(super) const WORD: usize = 12;
 
-    /// Takes the chain whose descriptors `fetch` gives into the slot, and settles that: how many descriptors there are,
-    /// and the second word of the last. `None` if there is something about the chain.
+/// Gives the descriptor of a chain that has a number, from the last word of the one before it, if it is in the ring.
+pub(super) trait Fetch: FnMut(u16, u32) -> Option<Found> {}
+impl<F: FnMut(u16, u32) -> Option<Found>> Fetch for F {}
+
+impl<'q, const FLAGS: u32, const ZERO: u32> Pass<'q, FLAGS, ZERO> {
+    /// The flags by which a pass goes on. A descriptor with others is rare.
+    const KIND: u32 = (DESC_NEXT as u32 | DESC_WRITE as u32 | DESC_INDIRECT as u32) << FLAGS | ZERO;
+    const READ_MORE: u32 = (DESC_NEXT as u32) << FLAGS;
+    const READ_LAST: u32 = 0;
+    const WRITE_MORE: u32 = Self::READ_MORE | Self::WRITE_LAST;
+    const WRITE_LAST: u32 = (DESC_WRITE as u32) << FLAGS;
+
+    /// Takes the chain that begins with `first`, whose other descriptors `fetch` gives, and the last of which has the id,
+    /// into the slot, and settles that. `None` if there is something about the chain.
     ///
     /// # Safety
     ///
-    /// The slot must have space for [`FEW`] segments.
+    /// The slot must have space for [`FEW`] segments, and what `fetch` gives be valid descriptors.
     #[inline(always)]
     pub(super) unsafe fn chain(
         recent: &'q Translation,
         slot: &mut Slot,
+        first: Found,
         fetch: impl Fetch,
-    ) -> Option<(u16, u64)> {
-        let pass = Self { recent, segments: slot.segments, total: 0, any: 0 };
+        id: impl Fn(u32) -> u16,
+    ) -> Option<()> {
+        let pass = Self { recent, segments: slot.segments, total: 0 };
         // SAFETY: the caller's promise.
-        unsafe { pass.read::<At<0>>(slot, fetch, 0) }
+        unsafe { pass.read::<At<0>>(slot, first, fetch, id) }
     }
 
     /// Goes on while buffers are for reading. All so far are.
+    ///
+    /// # Safety
+    ///
+    /// As for [`chain`](Self::chain), and the step must be one of a few.
     #[inline(always)]
     unsafe fn read<S: Step>(
         mut self,
         slot: &mut Slot,
+        (at, word): Found,
         mut fetch: impl Fetch,
-        before: u64,
-    ) -> Option<(u16, u64)> {
-        if S::INDEX == FEW {
-            return None;
-        }
-        let (addr, second) = fetch(S::INDEX, before)?;
-        // SAFETY: the caller's promise, and a step that is one of a few.
+        id: impl Fn(u32) -> u16,
+    ) -> Option<()> {
+        // SAFETY: the caller's promise, and no step after the last of a few.
         unsafe {
-            if second & Self::WRITE != 0 {
-                let readable = (S::INDEX, self.total);
-                return self.write::<S>(slot, fetch, (addr, second), readable, second);
+            if word & Self::KIND == Self::READ_MORE && S::INDEX + 1 < FEW {
+                self.buffer(S::INDEX, at)?;
+                let next = fetch(S::INDEX + 1, word)?;
+                return self.read::<S::Next>(slot, next, fetch, id);
             }
-            self.buffer(S::INDEX, addr, second)?;
-            if second & Self::NEXT == 0 {
-                let readable = (S::INDEX + 1, self.total);
-                return self.finish(slot, readable, (S::INDEX + 1, second));
+            let readable = (S::INDEX, self.total);
+            if word & Self::WRITE_LAST != 0 {
+                return self.write::<S>(slot, (at, word), fetch, id, readable);
             }
-            self.read::<S::Next>(slot, fetch, second)
+            if word & Self::KIND != Self::READ_LAST {
+                return None;
+            }
+            slot.count(S::INDEX + 1, S::INDEX + 1);
+            self.buffer(S::INDEX, at)?;
+            self.finish(slot, self.total, id(word))
         }
     }
 
     /// Goes on where buffers are for writing, after those that were `readable`, of which there are so many with so many
-    /// bytes. `every` is what all second words of writable ones have.
+    /// bytes.
+    ///
+    /// # Safety
+    ///
+    /// As for [`read`](Self::read).
     #[inline(always)]
     unsafe fn write<S: Step>(
         mut self,
         slot: &mut Slot,
+        (at, word): Found,
         mut fetch: impl Fetch,
-        (addr, second): (u64, u64),
-        readable: (u16, u64),
-        every: u64,
-    ) -> Option<(u16, u64)> {
-        // SAFETY: the caller's promise, and a step that is one of a few.
-        unsafe { self.buffer(S::INDEX, addr, second)? };
-        if second & Self::NEXT == 0 {
-            if every & Self::WRITE == 0 {
+        id: impl Fn(u32) -> u16,
+        (readable, read_len): (u16, u64),
+    ) -> Option<()> {
+        // SAFETY: the caller's promise, and no step after the last of a few.
+        unsafe {
+            if word & Self::KIND == Self::WRITE_MORE && S::INDEX + 1 < FEW {
+                self.buffer(S::INDEX, at)?;
+                let next = fetch(S::INDEX + 1, word)?;
+                return self.write::<S::Next>(slot, next, fetch, id, (readable, read_len));
+            }
+            if word & Self::KIND != Self::WRITE_LAST {
                 return None;
             }
-            return self.finish(slot, readable, (S::INDEX + 1, second));
+            // First, so that what both ways have in common is not done before they part.
+            slot.count(readable, S::INDEX + 1);
+            self.buffer(S::INDEX, at)?;
         }
-        if S::INDEX + 1 == FEW {
-            return None;
-        }
-        let next = fetch(S::INDEX + 1, second)?;
-        // SAFETY: the caller's promise.
-        unsafe { self.write::<S::Next>(slot, fetch, next, readable, every & next.1) }
+        self.finish(slot, read_len, id(word))
     }
 
     /// # Safety
     ///
-    /// The slot must have space for a segment `index`.
+    /// The slot must have space for a segment `index`, and the descriptor be valid.
     #[inline(always)]
-    unsafe fn buffer(&mut self, index: u16, addr: u64, second: u64) -> Option<()> {
-        let len = second as u32;
+    unsafe fn buffer(&mut self, index: u16, at: Area) -> Option<()> {
+        // SAFETY: the caller's promise.
+        let (addr, len) = unsafe { (at.load64(0, Relaxed), at.load32(LEN, Relaxed)) };
         let host = self.recent.at_some(addr, len)?;
         // SAFETY: the caller's promise.
         unsafe { self.segments.add(index.into()).as_mut() }.write(Segment { host, len });
-        self.any |= second;
         self.total += u64::from(len);
         Some(())
     }
 
     #[inline(always)]
-    fn finish(
-        self,
-        slot: &mut Slot,
-        (readable, read_len): (u16, u64),
-        all: (u16, u64),
-    ) -> Option<(u16, u64)> {
-        (slot.readable, slot.writable) = (readable, all.0 - readable);
+    fn finish(&self, slot: &mut Slot, read_len: u64, id: u16) -> Option<()> {
+        slot.id = id;
         (slot.read_len, slot.write_len) = (read_len as u32, (self.total - read_len) as u32);
-        let good = self.any & Self::RARE == 0 && self.total <= u64::from(u32::MAX);
-        good.then_some(all)
+        (self.total <= u64::from(u32::MAX)).then_some(())
+    }
+}
+
+impl Slot {
+    /// Notes how many descriptors there are, and how many of their buffers are readable.
+    #[inline(always)]
+    fn count(&mut self, readable: u16, descs: u16) {
+        (self.readable, self.writable, self.descs) = (readable, descs - readable, descs);
     }
 }
 

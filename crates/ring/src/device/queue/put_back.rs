@@ -13,11 +13,11 @@ impl Queue {
     ///
     /// The chain comes back if it is of another queue, if one taken after it was not put back, or if the queue
     /// was stopped or is broken.
-    pub fn put_back(&mut self, chain: Chain) -> Result<(), Chain> {
+    pub fn put_back(&mut self, mut chain: Chain) -> Result<(), Chain> {
         if self.state != State::Running || !self.owns(&chain) {
             return Err(chain);
         }
-        let (descs, stamp) = (chain.slot().descs, chain.slot().stamp);
+        let descs = chain.slot().descs;
         with_ring!(&mut self.ring, ring => {
             if !with_slots!(&mut self.order, slots => slots.put_back(chain.0, ring)) {
                 return Err(chain);
@@ -25,9 +25,7 @@ impl Queue {
             ring.step_back(descs);
         });
         self.in_flight -= 1;
-        if stamp != self.stamp {
-            self.unpin();
-        }
+        self.renew(&mut chain);
         Ok(())
     }
 }

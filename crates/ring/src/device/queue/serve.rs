@@ -72,7 +72,7 @@ impl Queue {
         }
         // Stands for the chain that the server has in hand, which may never come back if that panics.
         self.in_flight += 1;
-        let (stamp, recent, in_flight) = (self.stamp, &self.recent, &mut self.in_flight);
+        let (recent, in_flight) = (&self.recent, &mut self.in_flight);
         let end = with_slots!(&mut self.order, slots => with_ring!(&mut self.ring, ring => loop {
             if *got == max || !server.wants() {
                 break End::Enough;
@@ -82,7 +82,7 @@ impl Queue {
             let slot = unsafe { &mut *cell.as_ptr() };
             // SAFETY: `quick` only if there is so much space.
             match unsafe { ring.take_quickly(recent, slot) } {
-                Quick::Taken(taken) => slot.begin(taken.id, taken.descs, stamp),
+                Quick::Taken => slot.begin(),
                 Quick::Nothing => break End::Enough,
                 Quick::Rare => break End::Closer,
             }

@@ -30,7 +30,10 @@ impl Queue {
             Walk::new(&self.memory, &mut self.recent, &mut self.tables, slot, self.limit, table_limit);
         let taken = with_ring!(&mut self.ring, ring => ring.take_again(again, &mut walk));
         match taken.and_then(|taken| walk.finish().map(|()| taken)) {
-            Ok(taken) => Ok(self.begin(cell, &taken)),
+            Ok(taken) => {
+                (slot.id, slot.descs) = (taken.id, taken.descs);
+                Ok(self.begin(cell))
+            }
             Err(broken) => Err(self.latched(broken)),
         }
     }
