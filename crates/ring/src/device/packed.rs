@@ -263,6 +263,8 @@ impl Ring for Packed {
             // SAFETY: positions kept here are inside the ring.
             unsafe { self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed) };
         } else {
+            // Once for a batch.
+            rare();
             (self.holds, self.held_at, self.held) = (true, at, second);
         }
         // As many as are not free, at most.

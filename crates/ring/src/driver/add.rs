@@ -70,7 +70,7 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
         ring: &mut R,
         fill: impl for<'p> FnOnce(Place<'p, C, T>) -> Option<Placed<'p>>,
     ) -> Result<bool, AddError<C, T>> {
-        if ring.room() == 0 {
+        if ring.straight() == 0 && !again(ring) {
             return Ok(false);
         }
         let cursor = ring.start();
@@ -86,7 +86,7 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
     /// Adds a chain.
     #[inline(always)]
     pub(super) fn add<R: Ring>(&mut self, ring: &mut R, chain: C, token: T) -> Result<(), AddError<C, T>> {
-        if ring.room() == 0 {
+        if ring.straight() == 0 && !again(ring) {
             return self.add_otherwise(ring, chain, token);
         }
         let cursor = ring.start();
@@ -122,16 +122,16 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
         mut cursor: R::Cursor,
         place: NonNull<MaybeUninit<Payload<C, T>>>,
     ) -> Result<(), AddError<C, T>> {
-        let (room, straight) = (usize::from(ring.room()), usize::from(ring.straight()));
         let (direct, keep_free) = (usize::from(self.direct_up_to), usize::from(self.keep_free));
         let Home { arena, base, .. } = self.home;
         // Looked at there: taken apart in registers, and put together again in its place, it would cost twice as much.
         // SAFETY: written, by the caller's promise.
         let payload = unsafe { opaque(place).as_ref().assume_init_ref() };
         let count = payload.chain.count();
-        // One test for both bounds, the first of which is known before a batch begins.
-        let need = if count <= direct { count + keep_free } else { usize::MAX };
-        if count != 0 && need <= room && count <= straight {
+        // One test for both bounds, of a number that is often known before a batch begins: never met by chains that
+        // do not go straight into the ring.
+        let need = count + keep_free + (usize::from(count > direct) << u16::BITS);
+        if count != 0 && need <= usize::from(ring.straight()) {
             let mut sums = Sums::default();
             let mut index = 0;
             payload.chain.visit(|buffer, write| {
@@ -139,15 +139,14 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
                 let (addr, more) = (base + u64::from(start), usize::from(index) + 1 < count);
                 sums.elsewhere |= its_arena ^ arena;
                 sums.add(len, write);
-                cursor.put_straight(index, addr, len, if write { R::Cursor::WRITE } else { 0 }, more);
+                cursor.put_straight(index, addr, len, if write { split_wire::DESC_WRITE } else { 0 }, more);
                 index += 1;
             });
-            cursor.stay(index);
             if (sums.elsewhere & !DmaBuf::TAG == 0) & !sums.too_long(count) {
                 self.finish(ring, cursor, sums.writable as u32, count as u16);
                 return Ok(());
             }
-            ring.abandon(cursor);
+            ring.abandon(cursor, index);
         }
         // SAFETY: written, by the caller's promise; the slot is not in flight, so nobody else takes it out.
         let Payload { chain, token } = unsafe { place.as_ref().assume_init_read() };
@@ -157,6 +156,7 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
     /// Chains that go through a table, have buffers of other arenas, or cannot be added.
     #[inline(never)]
     fn add_otherwise<R: Ring>(&mut self, ring: &mut R, chain: C, token: T) -> Result<(), AddError<C, T>> {
+        ring.stretch();
         let checked = self.check(&chain);
         let (count, writable) = match checked {
             Ok(checked) => checked,
@@ -167,7 +167,7 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
         if count <= ring.room().saturating_sub(keep_free).min(self.direct_up_to) {
             let mut cursor = ring.start();
             each_buffer(&chain, |buffer, write, index, more| {
-                let flags = if write { R::Cursor::WRITE } else { 0 };
+                let flags = if write { split_wire::DESC_WRITE } else { 0 };
                 cursor.put(buffer.device_addr().get(), buffer.len() as u32, flags, index == 0, more);
             });
             self.finish_with(ring, cursor, Payload { chain, token }, writable, count);
@@ -188,7 +188,7 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
             }
         });
         let len = u32::from(count) * size_of::<split_wire::Desc>() as u32;
-        cursor.put(tables.base + table as u64, len, R::Cursor::INDIRECT, true, false);
+        cursor.put(tables.base + table as u64, len, split_wire::DESC_INDIRECT, true, false);
         self.finish_with(ring, cursor, Payload { chain, token }, writable, 1);
         Ok(())
     }
@@ -224,18 +224,27 @@ impl<C: AnyChain, T> Adding<'_, C, T> {
     ) {
         self.payloads[usize::from(cursor.slot())].write(payload);
         self.finish(ring, cursor, writable, descs);
+        ring.stretch();
     }
 
     /// The chain is in its slot.
     #[inline(always)]
     fn finish<R: Ring>(&mut self, ring: &mut R, cursor: R::Cursor, writable: u32, descs: u16) {
-        let (slot, last) = (usize::from(cursor.slot()), cursor.last());
-        ring.finish(cursor, descs);
+        let (slot, link) = (usize::from(cursor.slot()), cursor.link());
         debug_assert!(slot < self.metas.len());
         // SAFETY: a cursor's slot is one of the queue's, and there is a meta for each.
-        unsafe { *self.metas.get_unchecked_mut(slot) = Meta { writable, descs, last } };
+        let meta = unsafe { self.metas.get_unchecked_mut(slot) };
+        ring.finish(cursor, descs, meta.link);
+        *meta = Meta { writable, descs, link };
         *self.in_flight += 1;
     }
+}
+
+/// Counts the descriptors that go straight anew; whether there are any, or others.
+#[cold]
+fn again(ring: &mut impl Ring) -> bool {
+    ring.stretch();
+    ring.room() != 0
 }
 
 /// Shows each buffer with whether the device writes it, its place, and whether another follows.

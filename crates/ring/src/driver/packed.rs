@@ -4,15 +4,17 @@ use super::error::Broken;
 use super::queue::Position;
 use super::ring::{Cursor, Found, Meta, Ring, UsedSlot};
 use crate::notify::{Barriers, need_event, publish_then_look};
-use crate::store::Store;
-use crate::words::{Area, fields, rare, word};
+use crate::words::{Area, rare, word};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::packed as wire;
 
-/// Both lap bits, in a descriptor's second word; a lap around the ring flips them.
-const LAPS: u64 = AVAIL | USED;
-const AVAIL: u64 = (wire::DESC_AVAIL as u64) << 48;
-const USED: u64 = (wire::DESC_USED as u64) << 48;
+/// Where a descriptor has its id and its flags.
+const WORD: usize = wire::DESC_LEN_OFFSET + 4;
+
+/// Both lap bits, in that word; a lap around the ring flips them.
+const LAPS: u32 = AVAIL | USED;
+const AVAIL: u32 = (wire::DESC_AVAIL as u32) << 16;
+const USED: u32 = (wire::DESC_USED as u32) << 16;
 
 /// The shared areas and the two positions: what any order of use needs.
 pub(super) struct Shared {
@@ -22,20 +24,22 @@ pub(super) struct Shared {
     size: u16,
     event_idx: bool,
     barriers: Barriers,
-    free: u16,
+    /// Free descriptors before the ring goes round, or fewer.
+    straight: u16,
     /// Where the next chain goes, and the bits that make a descriptor available there.
     next: u16,
-    lap: u64,
+    lap: u32,
     /// Descriptors in flight that the device was shown.
     shown: u16,
     /// Descriptors added since the last publish.
     pending: u16,
-    /// The first of these and its second word, which alone holds all of them back.
+    /// There are some. The last word of the first of them alone holds all of them back.
+    holds: bool,
     held_at: u16,
-    held: u64,
+    held: u32,
     /// Where the next used descriptor will be, and the bits that mark it used.
     taken: u16,
-    used_lap: u64,
+    used_lap: u32,
 }
 
 impl Shared {
@@ -51,11 +55,12 @@ impl Shared {
             size,
             event_idx,
             barriers,
-            free: size,
+            straight: size,
             next: 0,
             lap: AVAIL,
             shown: 0,
             pending: 0,
+            holds: false,
             held_at: 0,
             held: 0,
             taken: 0,
@@ -63,72 +68,69 @@ impl Shared {
         }
     }
 
-    /// `at` must be below the ring's size, as all positions kept here are.
+    /// Free descriptors.
     #[inline(always)]
-    fn store_second(&self, at: u16, second: u64) {
-        debug_assert!(at < self.size);
-        // SAFETY: inside the ring.
-        unsafe { self.desc.store64(wire::desc(at) + wire::DESC_LEN_OFFSET, second, Relaxed) };
+    fn room(&self) -> u16 {
+        self.size - self.shown - self.pending
+    }
+
+    fn stretch(&mut self) {
+        self.straight = self.room().min(self.size - self.next);
     }
 
     #[inline(always)]
     fn start(&self, slot: u16) -> PackedCursor {
-        let bits = word(0, slot, 0) | self.lap;
+        let bits = u32::from(slot) | self.lap;
         debug_assert!(self.next < self.size);
         // SAFETY: a position of the ring.
         let start = unsafe { self.desc.from(wire::desc(self.next)) };
         PackedCursor { desc: self.desc, start, size: self.size, slot, at: self.next, bits, first: 0 }
     }
 
-    /// The position `by` descriptors after `at`, and the lap bits there.
-    #[inline(always)]
-    fn after(&self, at: u16, by: u16, lap: u64) -> (u16, u64) {
-        let (sum, size) = (u32::from(at) + u32::from(by), u32::from(self.size));
-        if sum >= size {
-            rare();
-            return ((sum - size) as u16, lap ^ LAPS);
-        }
-        (sum as u16, lap)
-    }
-
     /// Makes what `put` wrote unavailable again, so that a shorter chain in its place does not expose it.
-    fn abandon(&mut self, cursor: PackedCursor) {
-        let (mut at, mut lap) = (self.next, self.lap);
-        // The lap tells a chain that filled the whole ring from none.
-        while (at, lap) != (cursor.at, cursor.lap()) {
-            self.store_second(at, lap ^ LAPS);
-            (at, lap) = self.after(at, 1, lap);
+    fn abandon(&mut self, descs: u16) {
+        for at in self.next..self.next + descs {
+            debug_assert!(at < self.size);
+            // SAFETY: the chain did not reach beyond the ring.
+            unsafe { self.desc.store32(wire::desc(at) + WORD, self.lap ^ LAPS, Relaxed) };
         }
     }
 
     #[inline(always)]
     fn finish(&mut self, cursor: &PackedCursor, descs: u16) {
-        if self.pending == 0 {
-            (self.held_at, self.held) = (self.next, cursor.first);
-        } else {
+        let at = self.next;
+        if self.holds {
             // SAFETY: the chain's first descriptor.
-            unsafe { cursor.start.store64(wire::DESC_LEN_OFFSET, cursor.first, Relaxed) };
+            unsafe { cursor.start.store32(WORD, cursor.first, Relaxed) };
+        } else {
+            // Once for a batch.
+            rare();
+            (self.holds, self.held_at, self.held) = (true, at, cursor.first);
         }
         self.pending += descs;
-        self.free -= descs;
-        (self.next, self.lap) = (cursor.at, cursor.lap());
+        // A chain that did not go straight is followed by `stretch`.
+        self.straight = self.straight.wrapping_sub(descs);
+        self.next = at + descs;
+        if self.next >= self.size {
+            rare();
+            self.next -= self.size;
+            self.lap ^= LAPS;
+        }
     }
 
     #[inline(always)]
     fn publish(&mut self) -> bool {
-        let pending = core::mem::take(&mut self.pending);
-        if pending == 0 {
+        if !core::mem::take(&mut self.holds) {
             return false;
         }
+        let pending = core::mem::take(&mut self.pending);
         self.shown += pending;
         self.barriers.before_publish();
         publish_then_look(
             &self.barriers,
             || {
                 // SAFETY: inside the ring.
-                unsafe {
-                    self.desc.store64(wire::desc(self.held_at) + wire::DESC_LEN_OFFSET, self.held, Release)
-                }
+                unsafe { self.desc.store32(wire::desc(self.held_at) + WORD, self.held, Release) }
             },
             || {
                 // SAFETY: the one word of the device area.
@@ -153,16 +155,18 @@ impl Shared {
         need_event(event, self.next, self.next.wrapping_sub(pending))
     }
 
-    /// The second word of the descriptor at `taken`, if that is a used one.
+    /// Length, and the word of id and flags, of the descriptor at `taken`, if that is a used one.
     #[inline(always)]
-    fn used_word(&self) -> Option<u64> {
+    fn used_entry(&self) -> Option<(u32, u32)> {
+        let at = wire::desc(self.taken);
         // SAFETY: inside the ring.
-        let second = unsafe { self.desc.load64(wire::desc(self.taken) + wire::DESC_LEN_OFFSET, Acquire) };
-        if (second ^ self.used_lap) & LAPS != 0 {
+        let word = unsafe { self.desc.load32(at + WORD, Acquire) };
+        if (word ^ self.used_lap) & LAPS != 0 {
             return None;
         }
         self.barriers.after_observe();
-        Some(second)
+        // SAFETY: as above.
+        Some((unsafe { self.desc.load32(at + wire::DESC_LEN_OFFSET, Relaxed) }, word))
     }
 
     /// Whether a chain of `descs` descriptors may be used: it is in flight, and the device was shown so many.
@@ -173,7 +177,6 @@ impl Shared {
 
     #[inline(always)]
     fn release(&mut self, descs: u16) {
-        self.free += descs;
         self.shown -= descs;
         self.taken += descs;
         if self.taken >= self.size {
@@ -209,7 +212,8 @@ impl Shared {
     }
 
     fn reset(&mut self) {
-        (self.free, self.next, self.lap, self.shown, self.pending) = (self.size, 0, AVAIL, 0, 0);
+        (self.straight, self.next, self.lap, self.shown, self.pending) = (self.size, 0, AVAIL, 0, 0);
+        self.holds = false;
         (self.taken, self.used_lap) = (0, LAPS);
     }
 }
@@ -222,90 +226,77 @@ pub(super) struct PackedCursor {
     size: u16,
     slot: u16,
     at: u16,
-    /// Buffer id and lap bits, where they are in a descriptor's second word.
-    bits: u64,
-    /// Second word of the chain's first descriptor, which is written last.
-    first: u64,
+    /// Buffer id and lap bits, where they are in a descriptor's last word.
+    bits: u32,
+    /// Last word of the chain's first descriptor, which is written after all others.
+    first: u32,
 }
 
 impl PackedCursor {
+    /// Writes a descriptor, all but the last word if it is the chain's first.
+    ///
+    /// # Safety
+    ///
+    /// `desc` must be a descriptor of the ring.
     #[inline(always)]
-    fn lap(&self) -> u64 {
-        self.bits & LAPS
+    unsafe fn store(&mut self, desc: Area, addr: u64, len: u32, flags: u16, first: bool, more: bool) {
+        let next = if more { wire::DESC_NEXT } else { 0 };
+        let word = self.bits | u32::from(flags | next) << 16;
+        // SAFETY: the caller's promise.
+        unsafe {
+            desc.store64(0, addr, Relaxed);
+            desc.store32(wire::DESC_LEN_OFFSET, len, Relaxed);
+            if first {
+                self.first = word;
+            } else {
+                desc.store32(WORD, word, Relaxed);
+            }
+        }
     }
 }
 
 impl Cursor for PackedCursor {
-    const WRITE: u64 = (wire::DESC_WRITE as u64) << 48;
-    const INDIRECT: u64 = (wire::DESC_INDIRECT as u64) << 48;
-
     #[inline(always)]
     fn slot(&self) -> u16 {
         self.slot
     }
 
     #[inline(always)]
-    fn last(&self) -> u16 {
+    fn link(&self) -> u16 {
         0
     }
 
     #[inline(always)]
-    fn put(&mut self, addr: u64, len: u32, flags: u64, first: bool, more: bool) {
-        let at = wire::desc(self.at);
-        let next = if more { word(0, 0, wire::DESC_NEXT) } else { 0 };
-        let second = u64::from(len) | flags | next | self.bits;
+    fn put(&mut self, addr: u64, len: u32, flags: u16, first: bool, more: bool) {
         debug_assert!(self.at < self.size);
         // SAFETY: positions stay inside the ring.
-        unsafe {
-            self.desc.store64(at, addr, Relaxed);
-            if first {
-                self.first = second;
-            } else {
-                self.desc.store64(at + wire::DESC_LEN_OFFSET, second, Relaxed);
-            }
-        }
-        self.stay(1);
-    }
-
-    #[inline(always)]
-    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
-        debug_assert!(self.at + index < self.size);
-        let next = if more { word(0, 0, wire::DESC_NEXT) } else { 0 };
-        let second = u64::from(len) | flags | next | self.bits;
-        // SAFETY: the chain does not reach beyond the ring.
-        unsafe {
-            self.start.store64(wire::desc(index), addr, Relaxed);
-            if index == 0 {
-                self.first = second;
-            } else {
-                self.start.store64(wire::desc(index) + wire::DESC_LEN_OFFSET, second, Relaxed);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn stay(&mut self, count: u16) {
-        self.at += count;
+        let desc = unsafe { self.desc.from(wire::desc(self.at)) };
+        // SAFETY: a descriptor of the ring.
+        unsafe { self.store(desc, addr, len, flags, first, more) };
+        self.at += 1;
         if self.at == self.size {
-            rare();
             self.at = 0;
             self.bits ^= LAPS;
         }
     }
+
+    #[inline(always)]
+    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u16, more: bool) {
+        debug_assert!(self.at + index < self.size);
+        // SAFETY: the chain does not reach beyond the ring.
+        unsafe {
+            let desc = self.start.from(wire::desc(index));
+            self.store(desc, addr, len, flags, index == 0, more);
+        }
+    }
 }
 
-/// The length in a used descriptor's second word.
-///
-/// Without WRITE it is to be ignored (2.8.4). But QEMU never sets WRITE there and gives the length all the same,
-/// and every other driver takes it: so it is taken if it can be true, and ignored, not an error, if it cannot.
+/// Whether a used descriptor leaves the length out: without WRITE it is to be ignored (2.8.4). But QEMU never sets
+/// WRITE there and gives the length all the same, and every other driver takes it: so it is taken if it can be true,
+/// and ignored, not an error, if it cannot.
 #[inline(always)]
-fn used_len(second: u64, meta: Meta) -> u32 {
-    let (len, _, flags) = fields(second);
-    if len > meta.writable {
-        rare();
-        return if flags & wire::DESC_WRITE == 0 { 0 } else { len };
-    }
-    len
+fn no_len(word: u32) -> bool {
+    word & u32::from(wire::DESC_WRITE) << 16 == 0
 }
 
 fn table_word(len: u32, write: bool) -> u64 {
@@ -315,27 +306,16 @@ fn table_word(len: u32, write: bool) -> u64 {
 /// A packed ring whose chains come back in any order: free buffer ids are a private list.
 pub(super) struct AnyOrder {
     shared: Shared,
-    /// The id after each free one.
-    links: Store<u16>,
     free_id: u16,
 }
 
 impl AnyOrder {
     /// # Safety
     ///
-    /// As for [`Shared::new`]; `links` must have `size` elements.
-    pub(super) unsafe fn new(
-        areas: [Area; 3],
-        size: u16,
-        links: Store<u16>,
-        event_idx: bool,
-        barriers: Barriers,
-    ) -> Self {
+    /// As for [`Shared::new`].
+    pub(super) unsafe fn new(areas: [Area; 3], size: u16, event_idx: bool, barriers: Barriers) -> Self {
         // SAFETY: the caller's promise.
-        let shared = unsafe { Shared::new(areas, size, event_idx, barriers) };
-        let mut ring = Self { shared, links, free_id: 0 };
-        ring.reset();
-        ring
+        Self { shared: unsafe { Shared::new(areas, size, event_idx, barriers) }, free_id: 0 }
     }
 }
 
@@ -344,12 +324,16 @@ impl Ring for AnyOrder {
 
     #[inline(always)]
     fn room(&self) -> u16 {
-        self.shared.free
+        self.shared.room()
     }
 
     #[inline(always)]
     fn straight(&self) -> u16 {
-        self.shared.size - self.shared.next
+        self.shared.straight
+    }
+
+    fn stretch(&mut self) {
+        self.shared.stretch();
     }
 
     #[inline(always)]
@@ -357,16 +341,13 @@ impl Ring for AnyOrder {
         self.shared.start(self.free_id)
     }
 
-    fn abandon(&mut self, cursor: PackedCursor) {
-        self.shared.abandon(cursor);
+    fn abandon(&mut self, _: PackedCursor, descs: u16) {
+        self.shared.abandon(descs);
     }
 
     #[inline(always)]
-    fn finish(&mut self, cursor: PackedCursor, descs: u16) {
-        let id = usize::from(cursor.slot);
-        debug_assert!(id < self.links.len());
-        // SAFETY: ids, and so the links between them, stay below the size; there are as many links.
-        self.free_id = unsafe { *self.links.get_unchecked(id) };
+    fn finish(&mut self, cursor: PackedCursor, descs: u16, link: u16) {
+        self.free_id = link;
         self.shared.finish(&cursor, descs);
     }
 
@@ -382,27 +363,25 @@ impl Ring for AnyOrder {
 
     #[inline(always)]
     fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found {
-        let Some(second) = self.shared.used_word() else { return Found::Nothing };
-        let slot = fields(second).1;
+        let Some((len, word)) = self.shared.used_entry() else { return Found::Nothing };
+        let slot = word as u16;
         let id = u32::from(slot);
         let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
         if !self.shared.shows(meta.descs) {
             return used.broken(Broken::NotInFlight { id });
         }
-        used.found(slot, used_len(second, meta), meta)
+        used.no_len = no_len(word);
+        used.found(slot, len, meta)
     }
 
     #[inline(always)]
-    fn release(&mut self, slot: u16, meta: Meta) {
-        debug_assert!(usize::from(slot) < self.links.len());
-        // SAFETY: the slot is one of this queue's; there are as many links.
-        unsafe { *self.links.get_unchecked_mut(usize::from(slot)) = self.free_id };
-        self.free_id = slot;
+    fn release(&mut self, slot: u16, meta: Meta, link: &mut u16) {
         self.shared.release(meta.descs);
+        *link = core::mem::replace(&mut self.free_id, slot);
     }
 
     fn has_used(&self) -> bool {
-        self.shared.used_word().is_some()
+        self.shared.used_entry().is_some()
     }
 
     fn disable_callbacks(&mut self) {
@@ -410,17 +389,17 @@ impl Ring for AnyOrder {
     }
 
     fn enable_callbacks(&mut self) -> bool {
-        self.shared.enable_callbacks(|| self.shared.used_word().is_some())
+        self.shared.enable_callbacks(|| self.shared.used_entry().is_some())
     }
 
     fn position(&self) -> Position {
         self.shared.position()
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self, metas: &mut [Meta]) {
         self.shared.reset();
         let size = self.shared.size;
-        self.links.iter_mut().zip(1..).for_each(|(link, next)| *link = if next < size { next } else { 0 });
+        metas.iter_mut().zip(1..).for_each(|(meta, next)| meta.link = if next < size { next } else { 0 });
         self.free_id = 0;
     }
 }
@@ -428,8 +407,8 @@ impl Ring for AnyOrder {
 /// A packed ring used in order (2.8.8): a chain's id is the position of its first descriptor.
 pub(super) struct InOrder {
     shared: Shared,
-    /// Second word of the used descriptor that is being handed out, which may stand for several chains.
-    batch: Option<u64>,
+    /// Length and last word of the used descriptor that is being handed out, which may stand for several chains.
+    batch: Option<(u32, u32)>,
 }
 
 impl InOrder {
@@ -447,12 +426,16 @@ impl Ring for InOrder {
 
     #[inline(always)]
     fn room(&self) -> u16 {
-        self.shared.free
+        self.shared.room()
     }
 
     #[inline(always)]
     fn straight(&self) -> u16 {
-        self.shared.size - self.shared.next
+        self.shared.straight
+    }
+
+    fn stretch(&mut self) {
+        self.shared.stretch();
     }
 
     #[inline(always)]
@@ -460,12 +443,12 @@ impl Ring for InOrder {
         self.shared.start(self.shared.next)
     }
 
-    fn abandon(&mut self, cursor: PackedCursor) {
-        self.shared.abandon(cursor);
+    fn abandon(&mut self, _: PackedCursor, descs: u16) {
+        self.shared.abandon(descs);
     }
 
     #[inline(always)]
-    fn finish(&mut self, cursor: PackedCursor, descs: u16) {
+    fn finish(&mut self, cursor: PackedCursor, descs: u16, _: u16) {
         self.shared.finish(&cursor, descs);
     }
 
@@ -483,14 +466,14 @@ impl Ring for InOrder {
     /// It stands where the first chain of the batch was (2.8.8).
     #[inline(always)]
     fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found {
-        let second = match self.batch {
+        let (len, word) = match self.batch {
             Some(batch) => batch,
-            None => match self.shared.used_word() {
-                Some(second) => second,
+            None => match self.shared.used_entry() {
+                Some(entry) => entry,
                 None => return Found::Nothing,
             },
         };
-        let id = fields(second).1;
+        let id = word as u16;
         let slot = self.shared.taken;
         let Some(&meta) = metas.get(usize::from(slot)) else {
             return used.broken(Broken::UnknownId { id: id.into() });
@@ -500,7 +483,8 @@ impl Ring for InOrder {
         }
         if id == slot {
             self.batch = None;
-            return used.found(slot, used_len(second, meta), meta);
+            used.no_len = no_len(word);
+            return used.found(slot, len, meta);
         }
         if self.batch.is_none() {
             // Once per batch: the chain that ends it must be in flight, or the walk would take all of them.
@@ -510,18 +494,18 @@ impl Ring for InOrder {
             if last.descs == 0 {
                 return used.broken(Broken::NotInFlight { id: id.into() });
             }
-            self.batch = Some(second);
+            self.batch = Some((len, word));
         }
         used.found(slot, meta.writable, meta)
     }
 
     #[inline(always)]
-    fn release(&mut self, _: u16, meta: Meta) {
+    fn release(&mut self, _: u16, meta: Meta, _: &mut u16) {
         self.shared.release(meta.descs);
     }
 
     fn has_used(&self) -> bool {
-        self.batch.is_some() || self.shared.used_word().is_some()
+        self.batch.is_some() || self.shared.used_entry().is_some()
     }
 
     fn disable_callbacks(&mut self) {
@@ -536,7 +520,7 @@ impl Ring for InOrder {
         self.shared.position()
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self, _: &mut [Meta]) {
         self.shared.reset();
         self.batch = None;
     }

@@ -143,7 +143,7 @@ impl<C: AnyChain, T> Queue<C, T> {
         arena: &Arena,
     ) -> Result<Self, NewError> {
         let size = memory.size;
-        let Storage { metas, links, payloads } = storage;
+        let Storage { mut metas, links, payloads } = storage;
         if [metas.len(), links.len(), payloads.len()].iter().any(|&len| len != usize::from(size)) {
             return Err(NewError::StoreTooShort);
         }
@@ -158,14 +158,15 @@ impl<C: AnyChain, T> Queue<C, T> {
         let home = memory.home();
         let (direct_up_to, keep_free) = options.indirect.map_or((size, 0), |i| (i.direct_up_to, i.keep_free));
         // SAFETY: areas of this layout and size, and `links` was measured.
-        let ring = unsafe {
+        let mut ring = unsafe {
             match (memory.packed, in_order) {
                 (false, false) => Kind::Split(split::AnyOrder::new(areas, size, links, event_idx, barriers)),
                 (false, true) => Kind::SplitInOrder(split::InOrder::new(areas, size, event_idx, barriers)),
-                (true, false) => Kind::Packed(packed::AnyOrder::new(areas, size, links, event_idx, barriers)),
+                (true, false) => Kind::Packed(packed::AnyOrder::new(areas, size, event_idx, barriers)),
                 (true, true) => Kind::PackedInOrder(packed::InOrder::new(areas, size, event_idx, barriers)),
             }
         };
+        with_ring!(&mut ring, r => r.reset(&mut metas));
         let memory = ManuallyDrop::new(memory);
         let state = State::Running;
         Ok(Self {
@@ -340,7 +341,7 @@ impl<C: AnyChain, T> Queue<C, T> {
             return false;
         }
         self.memory.clear();
-        with_ring!(&mut self.ring, r => r.reset());
+        with_ring!(&mut self.ring, r => r.reset(&mut self.metas));
         self.state = State::Running;
         true
     }

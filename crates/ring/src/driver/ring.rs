@@ -11,8 +11,9 @@ pub(super) struct Meta {
     pub(super) writable: u32,
     /// Ring descriptors taken; 0 when nothing is in flight here.
     pub(super) descs: u16,
-    /// Last descriptor of the chain, for the ring that keeps descriptors in a list.
-    pub(super) last: u16,
+    /// For the rings that keep a list of what is free. Split: the last descriptor of the chain. Packed: of a free slot,
+    /// the free one after it.
+    pub(super) link: u16,
 }
 
 /// A chain that the device used: its slot, which is in flight, and the length reported.
@@ -22,6 +23,8 @@ pub(super) struct Meta {
 pub(super) struct UsedSlot {
     pub(super) slot: u16,
     pub(super) len: u32,
+    /// The device left the length out.
+    pub(super) no_len: bool,
     pub(super) meta: Meta,
     pub(super) broken: Option<Broken>,
 }
@@ -53,27 +56,18 @@ pub(super) enum Found {
 /// A position in the ring while a chain is written, with its own copy of what it takes to go on: stores to the
 /// ring could otherwise change anything, as far as the compiler knows.
 pub(super) trait Cursor {
-    /// Where the WRITE flag is in a descriptor's second word.
-    const WRITE: u64;
-    /// Where the INDIRECT flag is.
-    const INDIRECT: u64;
     /// The slot of the chain, fixed from the start.
     fn slot(&self) -> u16;
-    /// The last descriptor written, where the ring needs to know.
-    fn last(&self) -> u16;
-    /// Writes the next descriptor. `flags` are of the constants above; `first` and `more` say whether it is the
-    /// chain's first and whether another follows.
-    fn put(&mut self, addr: u64, len: u32, flags: u64, first: bool, more: bool);
+    /// What the ring needs to know of the chain in flight, for its [`Meta::link`].
+    fn link(&self) -> u16;
+    /// Writes the next descriptor. `flags` are WRITE or INDIRECT; `first` and `more` say whether it is the chain's first
+    /// and whether another follows.
+    fn put(&mut self, addr: u64, len: u32, flags: u16, first: bool, more: bool);
     /// The same for descriptor `index` of a chain that does not go round the end of the ring: some rings have less
-    /// to do then. [`stay`](Self::stay) follows the last.
+    /// to do then.
     #[inline(always)]
-    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
+    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u16, more: bool) {
         self.put(addr, len, flags, index == 0, more);
-    }
-    /// `count` descriptors were put straight.
-    #[inline(always)]
-    fn stay(&mut self, count: u16) {
-        let _ = count;
     }
 }
 
@@ -86,17 +80,17 @@ pub(super) trait Ring {
     type Cursor: Cursor;
     /// Free descriptors.
     fn room(&self) -> u16;
-    /// How many descriptors there are before the ring goes round, if that makes a difference.
-    #[inline(always)]
-    fn straight(&self) -> u16 {
-        u16::MAX
-    }
+    /// Free descriptors before the ring goes round, if that makes a difference: no more than there are, and maybe fewer
+    /// until [`stretch`](Self::stretch) has counted them anew.
+    fn straight(&self) -> u16;
+    /// Counts [`straight`](Self::straight) anew.
+    fn stretch(&mut self) {}
     /// Begins a chain; there must be room for all of it.
     fn start(&self) -> Self::Cursor;
-    /// Undoes what was written.
-    fn abandon(&mut self, cursor: Self::Cursor);
-    /// Takes the descriptors written, which must be `descs`.
-    fn finish(&mut self, cursor: Self::Cursor, descs: u16);
+    /// Undoes what was written: `descs` descriptors, put straight.
+    fn abandon(&mut self, cursor: Self::Cursor, descs: u16);
+    /// Takes the descriptors written, which must be `descs`, and the slot, of which `link` was the link while it was free.
+    fn finish(&mut self, cursor: Self::Cursor, descs: u16, link: u16);
     /// Second word of entry `index` of an indirect table.
     fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64;
     /// Publishes what was added; whether the device wants to be notified of it.
@@ -104,8 +98,8 @@ pub(super) trait Ring {
 
     /// The next used chain, in flight by the evidence of `metas`.
     fn next_used(&mut self, metas: &[Meta], used: &mut UsedSlot) -> Found;
-    /// Frees the descriptors of a chain that was used.
-    fn release(&mut self, slot: u16, meta: Meta);
+    /// Frees the descriptors of a chain that was used, and its slot, which has a link.
+    fn release(&mut self, slot: u16, meta: Meta, link: &mut u16);
     /// Whether a used chain waits.
     fn has_used(&self) -> bool;
     /// Asks the device not to notify.
@@ -116,5 +110,5 @@ pub(super) trait Ring {
     /// Where the ring stands.
     fn position(&self) -> Position;
     /// Puts private state and ring memory back to how they were when the queue was new.
-    fn reset(&mut self);
+    fn reset(&mut self, metas: &mut [Meta]);
 }

@@ -6,6 +6,7 @@ use super::ring::{Cursor, Found, Meta, Ring, UsedSlot};
 use crate::notify::{Barriers, need_event, publish_then_look};
 use crate::store::Store;
 use crate::words::{Area, word};
+use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use virtio_kit_spec::split as wire;
@@ -146,31 +147,29 @@ impl Shared {
     }
 }
 
-/// Stores a descriptor.
+/// Stores a descriptor, and which one follows it, if one does. Field by field: no field has to be moved to its place.
 ///
 /// # Safety
 ///
 /// `at` must be inside the table.
 #[inline(always)]
-unsafe fn store_desc(desc: Area, at: u16, addr: u64, second: u64) {
+unsafe fn store_desc(desc: Area, at: u16, addr: u64, len: u32, flags: u16, next: Option<u16>) {
     let offset = wire::desc(at);
     // SAFETY: the caller's promise.
     unsafe {
         desc.store64(offset, addr, Relaxed);
-        desc.store64(offset + 8, second, Relaxed);
+        desc.store32(offset + offset_of!(wire::Desc, len), len, Relaxed);
+        let more = if next.is_some() { wire::DESC_NEXT } else { 0 };
+        desc.store16(offset + offset_of!(wire::Desc, flags), flags | more, Relaxed);
+        if let Some(next) = next {
+            desc.store16(offset + offset_of!(wire::Desc, next), next, Relaxed);
+        }
     }
 }
 
-/// The second word of a descriptor that `next` follows, if `more`.
-#[inline(always)]
-fn second(len: u32, flags: u64, next: u16, more: bool) -> u64 {
-    let link = if more { word(0, wire::DESC_NEXT, next) } else { 0 };
-    u64::from(len) | flags | link
-}
-
 fn table_word(len: u32, write: bool, index: u16, more: bool) -> u64 {
-    let flags = if write { AnyOrderCursor::WRITE } else { 0 };
-    second(len, flags, index.wrapping_add(1), more)
+    let flags = if write { wire::DESC_WRITE } else { 0 };
+    if more { word(len, flags | wire::DESC_NEXT, index.wrapping_add(1)) } else { word(len, flags, 0) }
 }
 
 /// Follows the free list.
@@ -183,26 +182,23 @@ pub(super) struct AnyOrderCursor {
 }
 
 impl Cursor for AnyOrderCursor {
-    const WRITE: u64 = (wire::DESC_WRITE as u64) << 32;
-    const INDIRECT: u64 = (wire::DESC_INDIRECT as u64) << 32;
-
     #[inline(always)]
     fn slot(&self) -> u16 {
         self.slot
     }
 
     #[inline(always)]
-    fn last(&self) -> u16 {
+    fn link(&self) -> u16 {
         self.last
     }
 
     #[inline(always)]
-    fn put(&mut self, addr: u64, len: u32, flags: u64, _: bool, more: bool) {
+    fn put(&mut self, addr: u64, len: u32, flags: u16, _: bool, more: bool) {
         let at = self.at;
         // SAFETY: the free list and its links stay inside the ring, which has as many links as descriptors.
         let next = unsafe { self.links.add(at.into()).read() };
         // SAFETY: as above.
-        unsafe { store_desc(self.desc, at, addr, second(len, flags, next, more)) };
+        unsafe { store_desc(self.desc, at, addr, len, flags, more.then_some(next)) };
         (self.last, self.at) = (at, next);
     }
 }
@@ -218,38 +214,30 @@ pub(super) struct InOrderCursor {
 }
 
 impl Cursor for InOrderCursor {
-    const WRITE: u64 = AnyOrderCursor::WRITE;
-    const INDIRECT: u64 = AnyOrderCursor::INDIRECT;
-
     #[inline(always)]
     fn slot(&self) -> u16 {
         self.slot
     }
 
     #[inline(always)]
-    fn last(&self) -> u16 {
+    fn link(&self) -> u16 {
         0
     }
 
     #[inline(always)]
-    fn put(&mut self, addr: u64, len: u32, flags: u64, _: bool, more: bool) {
+    fn put(&mut self, addr: u64, len: u32, flags: u16, _: bool, more: bool) {
         let next = (self.at + 1) & self.mask;
         // SAFETY: masked to the table, as is every position that the ring keeps.
-        unsafe { store_desc(self.desc, self.at, addr, second(len, flags, next, more)) };
+        unsafe { store_desc(self.desc, self.at, addr, len, flags, more.then_some(next)) };
         self.at = next;
     }
 
     #[inline(always)]
-    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u64, more: bool) {
+    fn put_straight(&mut self, index: u16, addr: u64, len: u32, flags: u16, more: bool) {
         let at = self.at + index;
         debug_assert!(at <= self.mask);
         // SAFETY: the chain does not reach beyond the table.
-        unsafe { store_desc(self.start, index, addr, second(len, flags, at + 1, more)) };
-    }
-
-    #[inline(always)]
-    fn stay(&mut self, count: u16) {
-        self.at = (self.at + count) & self.mask;
+        unsafe { store_desc(self.start, index, addr, len, flags, more.then_some(at + 1)) };
     }
 }
 
@@ -275,9 +263,7 @@ impl AnyOrder {
     ) -> Self {
         // SAFETY: the caller's promise.
         let shared = unsafe { Shared::new(areas, size, event_idx, barriers) };
-        let mut ring = Self { shared, links, free_head: 0, free: size };
-        ring.reset();
-        ring
+        Self { shared, links, free_head: 0, free: size }
     }
 }
 
@@ -290,15 +276,20 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
+    fn straight(&self) -> u16 {
+        self.free
+    }
+
+    #[inline(always)]
     fn start(&self) -> AnyOrderCursor {
         let links = NonNull::from(&*self.links).cast();
         AnyOrderCursor { desc: self.shared.desc, links, slot: self.free_head, at: self.free_head, last: 0 }
     }
 
-    fn abandon(&mut self, _: AnyOrderCursor) {}
+    fn abandon(&mut self, _: AnyOrderCursor, _: u16) {}
 
     #[inline(always)]
-    fn finish(&mut self, cursor: AnyOrderCursor, descs: u16) {
+    fn finish(&mut self, cursor: AnyOrderCursor, descs: u16, _: u16) {
         self.free_head = cursor.at;
         self.free -= descs;
         self.shared.offer(cursor.slot);
@@ -330,10 +321,10 @@ impl Ring for AnyOrder {
     }
 
     #[inline(always)]
-    fn release(&mut self, slot: u16, meta: Meta) {
-        let last = usize::from(meta.last);
+    fn release(&mut self, slot: u16, meta: Meta, _: &mut u16) {
+        let last = usize::from(meta.link);
         debug_assert!(last < self.links.len());
-        // SAFETY: `last` comes from a cursor, which stays inside the ring; there are as many links.
+        // SAFETY: the link comes from a cursor, which stays inside the ring; there are as many links.
         unsafe { *self.links.get_unchecked_mut(last) = self.free_head };
         self.free_head = slot;
         self.free += meta.descs;
@@ -355,7 +346,7 @@ impl Ring for AnyOrder {
         self.shared.position()
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self, _: &mut [Meta]) {
         self.shared.reset();
         let mask = self.shared.mask;
         self.links.iter_mut().zip(1u16..).for_each(|(link, next)| *link = next & mask);
@@ -371,6 +362,8 @@ pub(super) struct InOrder {
     /// First descriptor of the oldest chain in flight.
     tail: u16,
     free: u16,
+    /// Those of them before the ring goes round, or fewer.
+    straight: u16,
     /// The used entry that is being handed out, which may stand for several chains.
     batch: Option<(u32, u32)>,
 }
@@ -382,7 +375,7 @@ impl InOrder {
     pub(super) unsafe fn new(areas: [Area; 3], size: u16, event_idx: bool, barriers: Barriers) -> Self {
         // SAFETY: the caller's promise.
         let shared = unsafe { Shared::new(areas, size, event_idx, barriers) };
-        Self { shared, head: 0, tail: 0, free: size, batch: None }
+        Self { shared, head: 0, tail: 0, free: size, straight: size, batch: None }
     }
 }
 
@@ -396,7 +389,11 @@ impl Ring for InOrder {
 
     #[inline(always)]
     fn straight(&self) -> u16 {
-        self.shared.mask + 1 - self.head
+        self.straight
+    }
+
+    fn stretch(&mut self) {
+        self.straight = self.free.min(self.shared.mask + 1 - self.head);
     }
 
     #[inline(always)]
@@ -407,12 +404,14 @@ impl Ring for InOrder {
         InOrderCursor { desc, start, mask, slot: self.head, at: self.head }
     }
 
-    fn abandon(&mut self, _: InOrderCursor) {}
+    fn abandon(&mut self, _: InOrderCursor, _: u16) {}
 
     #[inline(always)]
-    fn finish(&mut self, cursor: InOrderCursor, descs: u16) {
-        self.head = cursor.at;
+    fn finish(&mut self, cursor: InOrderCursor, descs: u16, _: u16) {
+        self.head = (self.head + descs) & self.shared.mask;
         self.free -= descs;
+        // A chain that did not go straight is followed by `stretch`.
+        self.straight = self.straight.wrapping_sub(descs);
         self.shared.offer(cursor.slot);
     }
 
@@ -434,30 +433,35 @@ impl Ring for InOrder {
         if waiting != Found::One {
             return waiting;
         }
+        let slot = self.tail;
         let (id, len) = match self.batch {
             Some(batch) => batch,
-            None => self.shared.used_entry(),
+            None => {
+                let (id, len) = self.shared.used_entry();
+                if id != u32::from(slot) {
+                    if id > u32::from(self.shared.mask) {
+                        return used.broken(Broken::UnknownId { id });
+                    }
+                    self.batch = Some((id, len));
+                }
+                (id, len)
+            }
         };
-        let slot = self.tail;
         let Some(&meta) = metas.get(usize::from(slot)) else { return used.broken(Broken::UnknownId { id }) };
         self.shared.taken = self.shared.taken.wrapping_add(1);
         if id == u32::from(slot) {
             self.batch = None;
             return used.found(slot, len, meta);
         }
-        if id > u32::from(self.shared.mask) {
-            return used.broken(Broken::UnknownId { id });
-        }
         if self.shared.taken == self.shared.seen {
             // The batch is over, and the chain that should end it was not in it.
             return used.broken(Broken::NotInFlight { id });
         }
-        self.batch = Some((id, len));
         used.found(slot, meta.writable, meta)
     }
 
     #[inline(always)]
-    fn release(&mut self, slot: u16, meta: Meta) {
+    fn release(&mut self, slot: u16, meta: Meta, _: &mut u16) {
         self.tail = (slot + meta.descs) & self.shared.mask;
         self.free += meta.descs;
     }
@@ -478,8 +482,9 @@ impl Ring for InOrder {
         self.shared.position()
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self, _: &mut [Meta]) {
         self.shared.reset();
-        (self.head, self.tail, self.free, self.batch) = (0, 0, self.shared.mask + 1, None);
+        let size = self.shared.mask + 1;
+        (self.head, self.tail, self.free, self.straight, self.batch) = (0, 0, size, size, None);
     }
 }

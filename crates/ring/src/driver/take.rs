@@ -4,14 +4,13 @@ use super::error::Broken;
 use super::queue::Used;
 use super::ring::{Found, Meta, Ring, UsedSlot};
 use super::storage::Payload;
-use crate::store::Store;
 use crate::words::rare;
 use core::mem::MaybeUninit;
 
 /// The parts of a queue that taking touches, borrowed apart from the ring.
 pub(super) struct Taking<'q, C, T> {
-    pub(super) metas: &'q mut Store<Meta>,
-    pub(super) payloads: &'q mut Store<MaybeUninit<Payload<C, T>>>,
+    pub(super) metas: &'q mut [Meta],
+    pub(super) payloads: &'q mut [MaybeUninit<Payload<C, T>>],
     pub(super) in_flight: &'q mut u16,
 }
 
@@ -25,7 +24,7 @@ impl<C, T> Taking<'_, C, T> {
         }
         let (slot, meta) = (usize::from(used.slot), used.meta);
         if used.len > meta.writable {
-            if meta.writable > 0 {
+            if meta.writable > 0 && !used.no_len {
                 return used.broken(Broken::LengthTooLarge { reported: used.len, writable: meta.writable });
             }
             // Of a chain that is only read the length says nothing, and devices are about that put there what they
@@ -35,8 +34,9 @@ impl<C, T> Taking<'_, C, T> {
         }
         debug_assert!(slot < self.metas.len());
         // SAFETY: the ring found the slot among `metas`.
-        unsafe { self.metas.get_unchecked_mut(slot) }.descs = 0;
-        ring.release(used.slot, meta);
+        let free = unsafe { self.metas.get_unchecked_mut(slot) };
+        free.descs = 0;
+        ring.release(used.slot, meta, &mut free.link);
         *self.in_flight -= 1;
         Found::One
     }
