@@ -101,8 +101,8 @@ fn beside_rtrb(cores: [usize; 2], rows: &[Row], runs: usize, ops: usize) -> Stri
             let mut thrown = 0;
             while kept.len() < runs && thrown < 5 * runs {
                 let before = line(cores, 20_000);
-                let rtrb = echo(cores, depth, ops);
-                let ours = ring::<Three>(cores, row, depth, ops);
+                let rtrb = echo(cores, depth, 1, ops);
+                let ours = ring::<Three>(cores, row, depth, depth, ops);
                 let after = line(cores, 20_000);
                 if before.max(after) > before.min(after) * STEADY {
                     thrown += 1;

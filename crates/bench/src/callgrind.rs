@@ -1,7 +1,7 @@
-//! Counting instructions of the parts of a row, by running this program again under callgrind.
+//! Counting instructions of the parts of a row, by running a program under callgrind.
 
-use crate::row::Row;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,28 +19,31 @@ pub fn part(counts: &Counts, name: &str) -> Option<f64> {
     PARTS.iter().position(|p| *p == name).map(|i| counts[i])
 }
 
-/// Runs `--count ROW --ops OPS` of this program under callgrind, with `file` for its output.
-pub fn count(row: &Row, ops: usize, file: &Path) -> Result<Counts, String> {
-    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+/// Runs a program under callgrind, with `file` for its output: instructions per operation of its functions with
+/// names like `part_submit`. A part that it has none of is 0.
+pub fn count(
+    program: &OsStr,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ops: usize,
+    file: &Path,
+) -> Result<Counts, String> {
     let ran = Command::new("valgrind")
         .args(["--tool=callgrind", "--error-exitcode=99"])
         .arg(format!("--callgrind-out-file={}", file.display()))
         .arg(program)
-        .args(["--count", &row.to_string(), "--ops", &ops.to_string()])
+        .args(args)
         .output()
         .map_err(|e| format!("valgrind does not start: {e}"))?;
     if !ran.status.success() {
-        return Err(format!("{row}: {}", String::from_utf8_lossy(&ran.stderr)));
+        return Err(String::from_utf8_lossy(&ran.stderr).into_owned());
     }
     let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
     std::fs::remove_file(file).map_err(|e| e.to_string())?;
     let totals = inclusive(&text);
-    let mut counts = Counts::default();
-    for (count, part) in counts.iter_mut().zip(PARTS) {
-        let total = totals.get(part).ok_or_else(|| format!("{row}: callgrind saw no {part}"))?;
-        *count = *total as f64 / ops as f64;
+    if totals.is_empty() {
+        return Err("callgrind saw none of the parts".into());
     }
-    Ok(counts)
+    Ok(PARTS.map(|part| totals.get(part).copied().unwrap_or(0) as f64 / ops as f64))
 }
 
 /// Sums of the cost lines of each function with a name like `part_submit`, calls included, by part.

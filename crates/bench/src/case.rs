@@ -10,7 +10,7 @@ use virtio_kit_ring::{AnyChain, Arena, Bufs, Chain, DmaBuf, device, driver};
 /// Descriptors of every ring.
 const SIZE: u16 = 256;
 /// Chains in the pool: as many as can be in flight.
-const POOL: usize = 64;
+pub const POOL: usize = 128;
 /// Lengths of the buffers of the longest shape; shorter ones leave out the last, then the first.
 const LENGTHS: [usize; 3] = [16, 4096, 1];
 
@@ -131,7 +131,7 @@ pub struct Device {
 /// If memory runs out.
 pub fn ends<C: Shaped>(row: &Row) -> (Driver<C>, Device) {
     let Row { packed, in_order, event, indirect, .. } = *row;
-    let arena = Arena::new(HeapMemory::new(1 << 20).expect("memory")).expect("an arena");
+    let arena = Arena::new(HeapMemory::new(2 << 20).expect("memory")).expect("an arena");
     let memory = RingMemory::alloc(&arena, packed, SIZE).expect("a ring");
     let a = memory.addrs();
     let addrs = device::RingAddrs { desc: a.desc.get(), driver: a.driver.get(), device: a.device.get() };

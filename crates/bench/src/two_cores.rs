@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// Keeps one side's state off the other's cache lines.
 #[repr(align(128))]
-struct Apart<T>(T);
+pub struct Apart<T>(pub T);
 
 /// The cores to pin to; with fewer than two there is nothing to measure.
 pub fn cores() -> Option<[usize; 2]> {
@@ -26,7 +26,11 @@ pub fn pin(core: usize) {
 }
 
 /// Runs both on a core each, started together; nanoseconds until `a` has ended.
-fn pair(cores: [usize; 2], a: impl FnOnce() + Send, b: impl FnOnce() + Send) -> f64 {
+///
+/// # Panics
+///
+/// If one of them does.
+pub fn pair(cores: [usize; 2], a: impl FnOnce() + Send, b: impl FnOnce() + Send) -> f64 {
     let gate = Barrier::new(2);
     std::thread::scope(|scope| {
         let timed = scope.spawn(|| {
@@ -71,8 +75,9 @@ pub fn line(cores: [usize; 2], turns: u64) -> f64 {
     ns / turns as f64
 }
 
-/// Nanoseconds of a request over one rtrb ring and its reply over another, `depth` at a time.
-pub fn echo(cores: [usize; 2], depth: usize, ops: usize) -> f64 {
+/// Nanoseconds of a request over one rtrb ring and its reply over another, `depth` at a time, in chunks of up to
+/// `chunk`.
+pub fn echo(cores: [usize; 2], depth: usize, chunk: usize, ops: usize) -> f64 {
     let (request, requests) = rtrb::RingBuffer::<[u64; 2]>::new(depth.next_power_of_two());
     let (reply, replies) = rtrb::RingBuffer::<[u64; 2]>::new(depth.next_power_of_two());
     let (mut ours, mut theirs) = (Apart((request, replies)), Apart((requests, reply)));
@@ -82,12 +87,25 @@ pub fn echo(cores: [usize; 2], depth: usize, ops: usize) -> f64 {
             let (request, replies) = &mut ours.0;
             let (mut sent, mut got) = (0, 0);
             while got < ops {
-                while sent < ops && sent - got < depth && request.push([sent as u64; 2]).is_ok() {
-                    sent += 1;
+                let room = chunk.min(ops - sent).min(depth - (sent - got));
+                if chunk == 1 && room > 0 {
+                    sent += usize::from(request.push([sent as u64; 2]).is_ok());
+                } else if room > 0
+                    // The far side may hand an item back before it has freed the item's place.
+                    && let Ok(space) = request.write_chunk_uninit(room)
+                {
+                    sent += space.fill_from_iter((sent as u64..).map(|i| [i; 2]));
                 }
-                while let Ok([i, _]) = replies.pop() {
-                    assert_eq!(i, got as u64);
-                    got += 1;
+                if chunk == 1 {
+                    while let Ok([i, _]) = replies.pop() {
+                        assert_eq!(i, got as u64);
+                        got += 1;
+                    }
+                } else if let Ok(items) = replies.read_chunk(replies.slots().min(chunk)) {
+                    for [i, _] in items {
+                        assert_eq!(i, got as u64);
+                        got += 1;
+                    }
                 }
             }
         },
@@ -95,9 +113,19 @@ pub fn echo(cores: [usize; 2], depth: usize, ops: usize) -> f64 {
             let (requests, reply) = &mut theirs.0;
             let mut done = 0;
             while done < ops {
-                while let Ok(item) = requests.pop() {
-                    reply.push(item).expect("as many replies fit as requests");
-                    done += 1;
+                if chunk == 1 {
+                    while let Ok(item) = requests.pop() {
+                        reply.push(item).expect("as many replies fit as requests");
+                        done += 1;
+                    }
+                    continue;
+                }
+                let ready = requests.slots().min(chunk);
+                if ready > 0
+                    && let Ok(items) = requests.read_chunk(ready)
+                {
+                    let space = reply.write_chunk_uninit(ready).expect("as many replies fit as requests");
+                    done += space.fill_from_iter(items);
                 }
             }
         },
@@ -105,8 +133,9 @@ pub fn echo(cores: [usize; 2], depth: usize, ops: usize) -> f64 {
     ns / ops as f64
 }
 
-/// Nanoseconds of a row's operation, `depth` at a time, driver and device on a core each.
-pub fn ring<C: Shaped>(cores: [usize; 2], row: &Row, depth: usize, ops: usize) -> f64 {
+/// Nanoseconds of a row's operation, `depth` at a time and up to `batch` with one publish, driver and device on a core
+/// each.
+pub fn ring<C: Shaped>(cores: [usize; 2], row: &Row, depth: usize, batch: usize, ops: usize) -> f64 {
     let (driver, device) = ends::<C>(row);
     let (mut driver, mut device) = (Apart(driver), Apart(device));
     let (ours, theirs) = (&mut driver.0, &mut device.0);
@@ -115,7 +144,7 @@ pub fn ring<C: Shaped>(cores: [usize; 2], row: &Row, depth: usize, ops: usize) -
         || {
             let (mut sent, mut got) = (0, 0);
             while got < ops {
-                let more = (ops - sent).min(depth - (sent - got));
+                let more = batch.min(ops - sent).min(depth - (sent - got));
                 if more > 0 {
                     ours.submit::<true>(more);
                     sent += more;
@@ -142,9 +171,10 @@ mod tests {
     fn every_layout_ends_with_all_operations_done() {
         let Some(cores) = cores() else { return };
         assert!(line(cores, 100) > 0.0);
-        assert!(echo(cores, 16, 1000) > 0.0);
+        assert!(echo(cores, 16, 1, 1000) > 0.0);
+        assert!(echo(cores, 64, 32, 1000) > 0.0);
         for row in Row::matching("/3/batch") {
-            assert!(ring::<Three>(cores, &row, 16, 1000) > 0.0);
+            assert!(ring::<Three>(cores, &row, 16, 16, 1000) > 0.0);
         }
     }
 }
