@@ -22,7 +22,7 @@ pub fn publish(args: &Args, title: &str, text: &str) {
 }
 
 /// `old` with the section `title` replaced, or appended.
-fn replaced(old: &str, title: &str, text: &str) -> String {
+pub fn replaced(old: &str, title: &str, text: &str) -> String {
     let section = format!("## {title}\n\n{}\n", text.trim_end());
     let heading = format!("\n## {title}\n");
     match old.find(&heading) {

@@ -74,7 +74,7 @@ impl MemoryBackend {
             let piece = self.pieces.get(piece).ok_or(StorageError::Io(0))?.lock();
             let written = match &*piece {
                 Some(piece) => chain.write(&piece[start..start + run]),
-                None => write_zeros(chain, run),
+                None => chain.write_fill(run, 0),
             };
             written.map_err(|_| StorageError::Io(0))?;
         }
@@ -93,17 +93,6 @@ impl MemoryBackend {
 
 fn empty() -> Box<[u8]> {
     vec![0; PIECE].into()
-}
-
-fn write_zeros(chain: &mut Chain, len: usize) -> Result<(), virtio_kit::device::OutOfBounds> {
-    let zeros = [0; 512];
-    let mut left = len;
-    while left > 0 {
-        let run = left.min(zeros.len());
-        chain.write(&zeros[..run])?;
-        left -= run;
-    }
-    Ok(())
 }
 
 /// Cuts a range at the pieces' borders: piece, start in it, length.

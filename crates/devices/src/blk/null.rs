@@ -1,19 +1,25 @@
 //! A storage that keeps nothing, for measuring everything else.
 
-use super::storage::{Backend, Finished, Request, Storage};
+use super::storage::{Backend, Finished, Operation, Request, Storage, StorageError};
 use alloc::boxed::Box;
 use virtio_kit::device::DeviceError;
 
-/// A backend of any size that forgets what is written, and whose reads touch no data.
+/// A backend of any size that forgets what is written.
 #[derive(Clone, Copy, Debug)]
 pub struct NullBackend {
     len: u64,
+    zeros: bool,
 }
 
 impl NullBackend {
-    /// A backend of `len` bytes.
+    /// A backend of `len` bytes whose reads touch no data.
     pub fn new(len: u64) -> Self {
-        Self { len }
+        Self { len, zeros: false }
+    }
+
+    /// A backend of `len` bytes whose reads are zeros.
+    pub fn zeros(len: u64) -> Self {
+        Self { len, zeros: true }
     }
 }
 
@@ -37,6 +43,13 @@ impl Backend for NullBackend {
 
 impl Storage for NullBackend {
     fn submit(&mut self, request: Request) -> Option<Finished> {
-        Some(Finished { chain: request.chain, result: Ok(()) })
+        let Request { mut chain, operation, data_len } = request;
+        let result = match operation {
+            Operation::Read { .. } if self.zeros => {
+                chain.write_fill(data_len, 0).map_err(|_| StorageError::Io(0))
+            }
+            _ => Ok(()),
+        };
+        Some(Finished { chain, result })
     }
 }

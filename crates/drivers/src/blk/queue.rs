@@ -269,6 +269,12 @@ impl<D: Parts, T> BlkQueue<D, T> {
         finish(&mut self.frames, &mut self.ranges, used)
     }
 
+    /// Whether a completed request waits to be taken.
+    #[inline]
+    pub fn has_completed(&self) -> bool {
+        self.queue.has_used()
+    }
+
     /// Waits for completed requests for up to `limit`; `false` if there are none.
     pub fn wait(&mut self, limit: Duration) -> Result<bool, Error> {
         Ok(self.queue.wait(limit)?)

@@ -1,6 +1,6 @@
 //! A chain that a device has taken.
 
-use crate::mem::{OutOfBounds, copy_in, copy_out};
+use crate::mem::{OutOfBounds, copy_in, copy_out, fill};
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -242,23 +242,36 @@ impl Chain {
     /// Writes on, all of `from`.
     #[inline]
     pub fn write(&mut self, from: &[u8]) -> Result<(), OutOfBounds> {
-        if from.len() > self.writable_left() {
+        let mut done = 0;
+        self.write_runs(from.len(), |host, len| {
+            // SAFETY: a run inside a segment, as in `read`; together they are as long as `from`.
+            unsafe { copy_in(from.get_unchecked(done..done + len), host) };
+            done += len;
+        })
+    }
+
+    /// Writes on, `len` bytes of the same value.
+    #[inline]
+    pub fn write_fill(&mut self, len: usize, value: u8) -> Result<(), OutOfBounds> {
+        // SAFETY: a run inside a segment, as in `read`.
+        self.write_runs(len, |host, len| unsafe { fill(host, len, value) })
+    }
+
+    /// Shows the runs that writing on goes to, and moves on behind them.
+    #[inline(always)]
+    fn write_runs(&mut self, len: usize, each: impl FnMut(NonNull<u8>, usize)) -> Result<(), OutOfBounds> {
+        if len > self.writable_left() {
             return Err(OutOfBounds);
         }
         let Progress { write_segment: segment, write_within: within, write: start, .. } =
             self.slot().progress;
         let mut place = Place { segment, within };
-        let mut done = 0;
-        place.advance(self.writable(), from.len(), |host, len| {
-            // SAFETY: as in `read`.
-            unsafe { copy_in(from.get_unchecked(done..done + len), host) };
-            done += len;
-        });
+        place.advance(self.writable(), len, each);
         let slot = self.slot_mut();
         let progress = &mut slot.progress;
         (progress.write_segment, progress.write_within) = (place.segment, place.within);
-        progress.write += from.len() as u32;
-        slot.wrote(start, start + from.len() as u32);
+        progress.write += len as u32;
+        slot.wrote(start, start + len as u32);
         Ok(())
     }
 

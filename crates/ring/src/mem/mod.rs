@@ -13,7 +13,7 @@ mod region;
 pub use arena::HeapMemory;
 pub use arena::{AllocError, Arena, ArenaStorage, DmaMemory, RawMemory};
 pub use buf::{DmaBuf, OutOfBounds};
-pub(crate) use copy::{copy_in, copy_out};
+pub(crate) use copy::{copy_in, copy_out, fill};
 pub(crate) use region::Translation;
 pub use region::{Memory, MemoryError, Region, RegionMemory};
 

@@ -22,6 +22,9 @@ pub(crate) struct BlkArgs {
     /// Nothing behind the device: reads touch no data, writes are forgotten
     #[arg(long, conflicts_with_all = ["image", "read_only", "direct", "discard", "format"])]
     null: bool,
+    /// Reads of a device with nothing behind it are zeros
+    #[arg(long, requires = "null")]
+    zeros: bool,
     /// Size of a device with nothing behind it
     #[arg(long, value_name = "BYTES", value_parser = units::some_sectors, default_value = "1T", requires = "null")]
     size: u64,
@@ -63,7 +66,8 @@ impl BlkArgs {
     }
 
     fn nothing(&self) -> Export {
-        let device = Blk::new(NullBackend::new(self.size), self.queues);
+        let backend = if self.zeros { NullBackend::zeros } else { NullBackend::new };
+        let device = Blk::new(backend(self.size), self.queues);
         Export {
             device: Box::new(device),
             name: "null".into(),
