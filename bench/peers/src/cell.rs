@@ -1,13 +1,14 @@
 //! What is measured: cells that do the same work, in groups that are measured in turns.
 
-use crate::noise::{Whose, lost};
-use crate::one_core::linux::Programs;
-use crate::one_core::{self, LAYOUTS, Make, Times};
+use crate::linux::{Programs, run};
 use crate::two_cores;
 use std::ffi::OsString;
+use std::process::Command;
 use virtio_kit_bench::case::{One, Three};
 use virtio_kit_bench::row::Row;
 use virtio_kit_bench::two_cores::{echo, pin, ring};
+use virtio_kit_peers::noise::{Whose, lost};
+use virtio_kit_peers::times::Times;
 
 /// What was measured in one run, by name; all of it per operation and the less the better.
 pub(crate) type Values = Vec<(&'static str, f64)>;
@@ -19,12 +20,11 @@ pub(crate) struct Reading {
     pub(crate) lost: f64,
 }
 
-/// How a cell's instructions are counted.
-pub(crate) enum Counting {
-    /// By running this program again.
-    Own { batch: usize, ops: usize },
-    /// By running another program.
-    Other { program: OsString, args: Vec<String>, ops: usize },
+/// How a cell's instructions are counted: by running a program.
+pub(crate) struct Counting {
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<String>,
+    pub(crate) ops: usize,
 }
 
 /// One end, or pair of ends, in one arrangement.
@@ -64,16 +64,38 @@ fn values(times: Times) -> Values {
     ]
 }
 
-fn one_core(name: String, batch: usize, ops: usize, cores: Cores, make: Make) -> Cell {
-    let run = move || {
-        pin(cores[1]);
-        // Made anew each time: where rings and buffers happen to be matters.
-        let mut case = make();
-        case.time(batch, ops / 8);
-        let (times, lost) = lost(Whose::Thread, 1.0, || case.time(batch, ops));
-        Ok(Reading { values: values(times), lost })
+/// The program that has the cells on one core.
+fn program() -> Result<OsString, String> {
+    let this = std::env::current_exe().map_err(|e| e.to_string())?;
+    Ok(this.with_file_name("one_core").into())
+}
+
+/// The cells of one of its groups, in batches of `batch` or as many as a cell can take.
+fn one_core(group: &str, batch: usize, ops: usize, cores: Cores) -> Result<Vec<Cell>, String> {
+    let program = program()?;
+    let list = run(Command::new(&program).arg("list"))?;
+    let lines = list.lines().filter_map(|line| {
+        let mut fields = line.split('\t');
+        let (of, most, name) = (fields.next()?, fields.next()?.parse::<usize>().ok()?, fields.next()?);
+        (of == group).then(|| (name.to_owned(), batch.min(most)))
+    });
+    let cell = |(name, batch): (String, usize)| {
+        let counted = COUNTED / batch * batch;
+        let args = |ops: usize| [group, &name, &batch.to_string(), &ops.to_string()].map(String::from);
+        let counting = Counting {
+            program: program.clone(),
+            args: std::iter::once("count".into()).chain(args(counted)).collect(),
+            ops: counted,
+        };
+        let (program, args) = (program.clone(), args(ops));
+        let run = move || {
+            let times: Times =
+                run(Command::new(&program).arg("time").arg(cores[1].to_string()).args(&args))?.parse()?;
+            Ok(Reading { values: values(times), lost: times.lost })
+        };
+        Cell { name, counting: Some(counting), run: Box::new(run) }
     };
-    Cell { name, counting: Some(Counting::Own { batch, ops: COUNTED / batch * batch }), run: Box::new(run) }
+    Ok(lines.map(cell).collect())
 }
 
 fn linux(layout: &str, batch: usize, cores: Cores, programs: &Programs) -> Cell {
@@ -85,7 +107,7 @@ fn linux(layout: &str, batch: usize, cores: Cores, programs: &Programs) -> Cell 
         let (times, lost) = lost(Whose::Children, 1.0, || programs.time(packed, batch, TIMED * 4));
         Ok(Reading { values: values(times?), lost })
     };
-    let counting = Some(Counting::Other { program, args, ops: COUNTED });
+    let counting = Some(Counting { program, args, ops: COUNTED });
     Cell { name: format!("Linux {layout}"), counting, run: Box::new(run) }
 }
 
@@ -98,6 +120,14 @@ fn pair(name: String, run: impl Fn() -> f64 + 'static) -> Cell {
     Cell { name, counting: None, run: Box::new(run) }
 }
 
+/// The project's layouts.
+const LAYOUTS: [(&str, bool, bool); 4] = [
+    ("split", false, false),
+    ("split in-order", false, true),
+    ("packed", true, false),
+    ("packed in-order", true, true),
+];
+
 fn row(packed: bool, in_order: bool, shape: &str) -> Row {
     let layout = match (packed, in_order) {
         (false, false) => "split",
@@ -109,43 +139,26 @@ fn row(packed: bool, in_order: bool, shape: &str) -> Row {
 }
 
 /// All groups on rings, in the order of the table.
-pub(crate) fn rings(cores: Cores, programs: &Programs) -> Vec<Group> {
+pub(crate) fn rings(cores: Cores, programs: &Programs) -> Result<Vec<Group>, String> {
     let mut all = Vec::new();
     let mut group = |id: &str, title: &str, crosses: bool, cells: Vec<Cell>| {
         all.push(Group { id: id.into(), title: title.into(), crosses, cells });
     };
-    let with_linux = |batch| {
-        let mut cells: Vec<Cell> = one_core::drivers()
-            .into_iter()
-            .map(|(name, make)| one_core(name, batch, TIMED, cores, make))
-            .collect();
+    for (id, batch, title) in [
+        ("driver/32", 32, "Driver's end, chains of 3, batches of 32"),
+        ("driver/1", 1, "Driver's end, chains of 3, one at a time"),
+    ] {
+        let mut cells = one_core("driver", batch, TIMED, cores)?;
         cells.extend(["split", "packed"].map(|layout| linux(layout, batch, cores, programs)));
-        cells
-    };
-    group("driver/32", "Driver's end, chains of 3, batches of 32", false, with_linux(32));
-    group("driver/1", "Driver's end, chains of 3, one at a time", false, with_linux(1));
-    let devices = |all: Vec<(String, Make)>, ops| {
-        all.into_iter().map(|(name, make)| one_core(name, 32, ops, cores, make)).collect()
-    };
-    group(
-        "device/walk",
-        "Device's end: take, walk, complete chains of 3, batches of 32",
-        false,
-        devices(one_core::devices(), TIMED),
-    );
-    group(
-        "device/blk",
-        "Device's end: parse block reads (header, data, status), batches of 32",
-        false,
-        devices(one_core::blk_devices(), TIMED),
-    );
-    let blk = one_core::blk_drivers().into_iter();
-    group(
-        "driver/blk",
-        "Block driver: submit and reap reads of 4 KiB, batches of 32 (or as many as the driver takes)",
-        false,
-        blk.map(|(name, batch, make)| one_core(name, batch, TIMED, cores, make)).collect(),
-    );
+        group(id, title, false, cells);
+    }
+    for (id, title) in [
+        ("device/walk", "Device's end: take, walk, complete chains of 3, batches of 32"),
+        ("device/blk", "Device's end: parse block reads (header, data, status), batches of 32"),
+        ("driver/blk", "Block driver: submit and reap reads of 4 KiB, batches of 32 or as many as it takes"),
+    ] {
+        group(id, title, false, one_core(id, 32, TIMED, cores)?);
+    }
     for depth in [64, 16, 1] {
         let ops = if depth == 1 { TIMED_LONG } else { TIMED };
         let mut cells: Vec<Cell> = LAYOUTS
@@ -186,34 +199,11 @@ pub(crate) fn rings(cores: Cores, programs: &Programs) -> Vec<Group> {
     }
     cells.push(pair("rtrb echo, chunks of 32".into(), move || echo(cores, 256, 32, 20 * TIMED)));
     group("pair/buffer", "Two cores, one buffer, batches of 32, up to 128 under way", true, cells);
-    let sizes = one_core::sizes().into_iter();
-    group(
-        "scale/size",
-        "Ring sizes: chains of one buffer, batches of 8",
-        false,
-        sizes.map(|(name, make)| one_core(name, 8, TIMED_LONG * 2, cores, make)).collect(),
-    );
-    group(
-        "scale/regions",
-        "Memory regions of a driver: device's end, chains of 3, batches of 32, split ring",
-        false,
-        devices(one_core::regions(), TIMED_LONG),
-    );
-    all
-}
-
-/// Runs a cell of this program for a counter of instructions.
-pub(crate) fn count(group: &str, name: &str, batch: usize, ops: usize) -> Result<(), String> {
-    let all: Vec<(String, Make)> = match group {
-        "driver/32" | "driver/1" => one_core::drivers(),
-        "device/walk" => one_core::devices(),
-        "device/blk" => one_core::blk_devices(),
-        "driver/blk" => one_core::blk_drivers().into_iter().map(|(name, _, make)| (name, make)).collect(),
-        "scale/size" => one_core::sizes(),
-        "scale/regions" => one_core::regions(),
-        _ => return Err(format!("no group {group} can be counted")),
-    };
-    let (_, make) = all.into_iter().find(|(n, _)| n == name).ok_or_else(|| format!("no cell {name}"))?;
-    make().count(batch, ops);
-    Ok(())
+    for (id, title) in [
+        ("scale/size", "Ring sizes: chains of one buffer, batches of 8"),
+        ("scale/regions", "Memory regions of a driver: device's end, chains of 3, batches of 32, split ring"),
+    ] {
+        group(id, title, false, one_core(id, 32, TIMED_LONG * 2, cores)?);
+    }
+    Ok(all)
 }

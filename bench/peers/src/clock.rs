@@ -3,7 +3,7 @@
 /// Now, in a unit of its own.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     // SAFETY: reading the time-stamp counter has no preconditions.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
@@ -11,7 +11,7 @@ pub(crate) fn ticks() -> u64 {
 /// Now, in a unit of its own.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-pub(crate) fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     use std::sync::LazyLock;
     use std::time::Instant;
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -1,25 +1,22 @@
 //! Measures the project beside the crates and programs that do the same work: one command, one table.
 //!
-//! What is compared, and with which bar, is in [`bars`]; what a cell does, in [`one_core`], [`two_cores`] and
+//! What is compared, and with which bar, is in [`bars`]; what a cell does, in `bin/one_core`, [`two_cores`] and
 //! [`end_to_end`]; how it is measured in spite of a noisy machine, in [`measure`].
 
 mod bars;
 mod cell;
-mod clock;
 mod end_to_end;
+mod linux;
 mod measure;
-mod memory;
-mod noise;
-mod one_core;
 mod plot;
 mod report;
 mod two_cores;
 
 use cell::Group;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use linux::Programs;
 use measure::{Measured, Plan};
-use one_core::linux::Programs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -29,8 +26,6 @@ use virtio_kit_bench::two_cores::cores;
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    #[command(subcommand)]
-    inner: Option<Inner>,
     /// Only groups whose names contain one of these parts
     #[arg(long, value_name = "PART,PART", default_value = "")]
     only: String,
@@ -60,25 +55,9 @@ struct Args {
     list: bool,
 }
 
-/// What the program runs itself for.
-#[derive(Subcommand)]
-enum Inner {
-    /// Runs one cell, for callgrind
-    #[command(hide = true)]
-    Count { group: String, cell: String, batch: usize, ops: usize },
-    /// Serves a block device by rust-vmm's crates
-    #[command(hide = true)]
-    RustVmm { socket: PathBuf },
-}
-
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match &args.inner {
-        Some(Inner::Count { group, cell, batch, ops }) => cell::count(group, cell, *batch, *ops),
-        Some(Inner::RustVmm { socket }) => end_to_end::rust_vmm::serve(socket),
-        None => run(&args),
-    };
-    match done {
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -91,7 +70,7 @@ fn run(args: &Args) -> Result<(), String> {
     let cores = cores().ok_or("two processors are needed")?;
     let programs = Programs::get()?;
     let wanted = |group: &Group| args.only.split(',').any(|part| group.id.contains(part));
-    let mut groups = cell::rings(cores, &programs);
+    let mut groups = cell::rings(cores, &programs)?;
     groups.extend(end_to_end::groups(cores));
     groups.retain(wanted);
     if args.list {

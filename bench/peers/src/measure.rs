@@ -62,7 +62,6 @@ impl Result {
 
 /// Counts instructions of all cells that can be counted, on both cores.
 pub(crate) fn count(groups: &[Group], bar: &ProgressBar) -> std::result::Result<Vec<Vec<Option<Counts>>>, String> {
-    let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let jobs: Vec<(usize, usize, &Counting)> = groups
         .iter()
         .enumerate()
@@ -76,7 +75,7 @@ pub(crate) fn count(groups: &[Group], bar: &ProgressBar) -> std::result::Result<
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for worker in 0..2 {
-            let (next, done, jobs, names, program) = (&next, &done, &jobs, &names, &program);
+            let (next, done, jobs, names) = (&next, &done, &jobs, &names);
             scope.spawn(move || {
                 let file = format!("virtio-kit-peers-{}-{worker}", std::process::id());
                 let file = std::env::temp_dir().join(file);
@@ -85,13 +84,8 @@ pub(crate) fn count(groups: &[Group], bar: &ProgressBar) -> std::result::Result<
                     jobs.get(i).zip(names.get(i))
                 } {
                     bar.set_message(format!("{group}: {name}"));
-                    let counts = match counting {
-                        Counting::Own { batch, ops } => {
-                            let args = ["count", group, name, &batch.to_string(), &ops.to_string()];
-                            callgrind::count(program.as_os_str(), args, *ops, &file)
-                        }
-                        Counting::Other { program, args, ops } => callgrind::count(program, args, *ops, &file),
-                    };
+                    let Counting { program, args, ops } = counting;
+                    let counts = callgrind::count(program, args, *ops, &file);
                     done.lock().expect("no panic").push((*g, *c, counts.map_err(|e| format!("{group}: {name}: {e}"))));
                     bar.inc(1);
                 }

@@ -7,7 +7,7 @@ use virtio_kit_ring::mem::{DmaMemory, RegionMemory};
 
 /// Zeroed pages, never given back.
 #[derive(Clone, Copy)]
-pub(crate) struct Flat {
+pub struct Flat {
     base: NonNull<u8>,
     len: usize,
     domain: Domain,
@@ -20,7 +20,7 @@ unsafe impl Sync for Flat {}
 
 impl Flat {
     /// Allocates `len` bytes, rounded up to pages, which are present from the start.
-    pub(crate) fn new(len: usize) -> Self {
+    pub fn new(len: usize) -> Self {
         let len = len.next_multiple_of(4096);
         let layout = Layout::from_size_align(len, 4096).expect("a size that fits");
         // SAFETY: the size is not 0.
@@ -33,12 +33,12 @@ impl Flat {
     }
 
     /// Its first address.
-    pub(crate) fn start(&self) -> u64 {
+    pub fn start(&self) -> u64 {
         self.base.as_ptr().addr() as u64
     }
 
     /// A part of it.
-    pub(crate) fn part(&self, at: usize, len: usize) -> Self {
+    pub fn part(&self, at: usize, len: usize) -> Self {
         assert!(at + len <= self.len);
         // SAFETY: inside by the line above.
         Self { base: unsafe { self.base.add(at) }, len, domain: self.domain }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// Whose processor time counts as ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub enum Whose {
     /// The calling thread's.
     Thread,
     /// This process's, all of its threads.
@@ -37,7 +37,7 @@ fn children() -> f64 {
 }
 
 /// Runs what keeps `cores` cores busy all the time; which share of that time it did not get.
-pub(crate) fn lost<T>(whose: Whose, cores: f64, run: impl FnOnce() -> T) -> (T, f64) {
+pub fn lost<T>(whose: Whose, cores: f64, run: impl FnOnce() -> T) -> (T, f64) {
     let (began, before) = (Instant::now(), seconds(whose));
     let value = run();
     let (wall, own) = (began.elapsed().as_secs_f64(), seconds(whose) - before);
@@ -45,12 +45,12 @@ pub(crate) fn lost<T>(whose: Whose, cores: f64, run: impl FnOnce() -> T) -> (T, 
 }
 
 /// Processor seconds of the calling thread.
-pub(crate) fn thread_seconds() -> f64 {
+pub fn thread_seconds() -> f64 {
     seconds(Whose::Thread)
 }
 
 /// Processor seconds of all threads of another process.
-pub(crate) fn process_seconds(pid: u32) -> f64 {
+pub fn process_seconds(pid: u32) -> f64 {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
     let of = |task: std::io::Result<std::fs::DirEntry>| {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
@@ -71,7 +71,7 @@ fn machine() -> f64 {
 }
 
 /// Runs something of this process and of `others`; how many cores' worth of time belonged to neither.
-pub(crate) fn foreign<T>(others: &[u32], run: impl FnOnce() -> T) -> (T, f64) {
+pub fn foreign<T>(others: &[u32], run: impl FnOnce() -> T) -> (T, f64) {
     let own = || seconds(Whose::Process) + others.iter().map(|&pid| process_seconds(pid)).sum::<f64>();
     let (began, all, mine) = (Instant::now(), machine(), own());
     let value = run();

@@ -1,7 +1,6 @@
 //! Driver and device on a core each, both polling.
 
-use crate::memory::Flat;
-use crate::one_core::linux::Programs;
+use crate::linux::Programs;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,9 +8,10 @@ use virtio_driver::virtqueue::Virtqueue;
 use virtio_driver::{VhostUser, VirtioBlkConfig, VirtioFeatureFlags, VirtioTransport, iovec};
 use virtio_kit_bench::two_cores::{Apart, pair};
 use virtio_queue::{Queue, QueueT};
+use virtio_kit_peers::memory::Flat;
+use virtio_kit_peers::stub::Stub;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::one_core::Stub;
 
 /// Bytes that both ends of a pair share.
 const LEN: usize = 1 << 20;

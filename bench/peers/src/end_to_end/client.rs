@@ -1,8 +1,6 @@
 //! The clients: random reads of 4 KiB, so many under way.
 
 use crate::cell::Values;
-use crate::clock::ticks;
-use crate::noise::{process_seconds, thread_seconds};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +13,7 @@ use virtio_kit::driver::Found;
 use virtio_kit::{DeviceId, DmaBuf};
 use virtio_kit_drivers::blk::{self, BlkDevice, BlkQueue};
 use virtio_kit_linux::vhost_user::front_end::{self, FrontEnd};
+use virtio_kit_peers::noise::{process_seconds, thread_seconds};
 
 /// Bytes of a device.
 pub(super) const SIZE: u64 = 1 << 30;
@@ -85,7 +84,6 @@ pub(super) fn run(client: &mut impl Client, plan: &Plan, device: u32) -> Result<
     let began = Instant::now();
     let mut from = None;
     let (mut to, mut turn) = (None, 0u32);
-    let from_ticks = ticks();
     loop {
         turn = turn.wrapping_add(1);
         // Looking at the clock takes time of its own.
@@ -123,7 +121,6 @@ pub(super) fn run(client: &mut impl Client, plan: &Plan, device: u32) -> Result<
             }
         }
     }
-    let _ = from_ticks;
     let (Some((t0, cpu0, dev0)), Some((t1, cpu1, dev1, reads, kicks, waits))) = (from, to) else {
         return Err("the run was too short".into());
     };

@@ -47,8 +47,8 @@ impl Kind {
                 command
             }
             Self::RustVmm => {
-                let mut command = Command::new(this);
-                command.arg("rust-vmm").arg(socket);
+                let mut command = Command::new(this.with_file_name("rust_vmm_null"));
+                command.arg(socket);
                 command
             }
             Self::Vkit => {

@@ -3,15 +3,15 @@
 
 mod client;
 mod devices;
-pub(crate) mod rust_vmm;
 
 use crate::cell::{Cell, Cores, Group, Reading};
-use crate::noise::foreign;
+
 use client::{How, Ours, Plan, Theirs};
 use devices::{Daemon, Kind};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+use virtio_kit_peers::noise::foreign;
 
 /// Bars of one group: a cell of ours, the peers it is compared with, and the most that its time may be of theirs.
 pub(crate) type EndBars = &'static [(&'static str, &'static [&'static str], f64)];

@@ -1,15 +1,17 @@
 //! A vhost-user back-end that only says yes: enough for a front-end in this process to finish its handshake, after
 //! which its rings are served here, in the same address space.
 
-use super::minimal::Ring;
+use crate::minimal::Ring;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-pub(crate) struct Stub {
-    pub(crate) path: PathBuf,
+/// A back-end that runs until its front-end goes.
+pub struct Stub {
+    /// Its socket.
+    pub path: PathBuf,
     ring: Arc<Mutex<Ring>>,
 }
 
@@ -28,7 +30,11 @@ const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 
 impl Stub {
     /// Listens on a fresh socket and answers one front-end, offering `features`.
-    pub(crate) fn start(features: u64) -> Self {
+    ///
+    /// # Panics
+    ///
+    /// If there can be no socket.
+    pub fn start(features: u64) -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("virtio-kit-peers-{}-{serial}", std::process::id()));
@@ -44,7 +50,11 @@ impl Stub {
     }
 
     /// Where the ring is, by the last message that said so.
-    pub(crate) fn ring(&self) -> Ring {
+    ///
+    /// # Panics
+    ///
+    /// If the back-end's thread did.
+    pub fn ring(&self) -> Ring {
         *self.ring.lock().expect("no panic")
     }
 }

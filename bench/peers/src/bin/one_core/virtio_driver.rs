@@ -1,8 +1,8 @@
 //! The `virtio-driver` crate (libblkio's): its queue, and its block queue.
 
 use super::Bench;
-use super::minimal::{Device, Ring};
-use super::stub::Stub;
+use virtio_kit_peers::minimal::{Device, Ring};
+use virtio_kit_peers::stub::Stub;
 use std::hint::black_box;
 use virtio_driver::virtqueue::{Virtqueue, VirtqueueLayout};
 use virtio_driver::{

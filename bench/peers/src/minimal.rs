@@ -5,7 +5,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 const NEXT: u16 = 1;
-pub(crate) const WRITE: u16 = 2;
+/// The device writes the buffer.
+pub const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 const PACKED_AVAIL: u16 = 1 << 7;
 const PACKED_USED: u16 = 1 << 15;
@@ -30,10 +31,13 @@ struct PackedDesc {
 
 /// Where a ring's parts are, as addresses of this process.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ring {
-    pub(crate) desc: u64,
-    pub(crate) driver: u64,
-    pub(crate) device: u64,
+pub struct Ring {
+    /// Descriptors.
+    pub desc: u64,
+    /// The driver's area.
+    pub driver: u64,
+    /// The device's area.
+    pub device: u64,
 }
 
 /// A word that both ends use.
@@ -49,13 +53,16 @@ unsafe fn atomic<'a>(p: *mut u16) -> &'a AtomicU16 {
 
 /// A device on a ring of 256 that completes in order without looking at the buffers, or (with `status`) after writing
 /// a zero to the first byte of the last buffer of each chain, as a block device does.
-pub(crate) enum Device {
+pub enum Device {
+    /// On a split ring.
     Split(SplitDevice),
+    /// On a packed ring.
     Packed(PackedDevice),
 }
 
 impl Device {
-    pub(crate) fn new(packed: bool, ring: Ring, size: u16, chain: u16, status: bool) -> Self {
+    /// Chains of a packed ring have `chain` descriptors.
+    pub fn new(packed: bool, ring: Ring, size: u16, chain: u16, status: bool) -> Self {
         if packed {
             Self::Packed(PackedDevice {
                 desc: ring.desc as *mut PackedDesc,
@@ -76,7 +83,7 @@ impl Device {
     ///
     /// The ring must be live, and a valid one, with chains of the length that the device was made for.
     #[inline(always)]
-    pub(crate) unsafe fn complete_all(&mut self, len: u32) -> usize {
+    pub unsafe fn complete_all(&mut self, len: u32) -> usize {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
@@ -87,17 +94,20 @@ impl Device {
     }
 }
 
-pub(crate) struct SplitDevice {
+/// On a split ring.
+pub struct SplitDevice {
     desc: *const Desc,
     avail: *mut u16,
     used: *mut u16,
     size: u16,
     at: u16,
-    pub(crate) status: bool,
+    /// A status is written.
+    pub status: bool,
 }
 
 impl SplitDevice {
-    pub(crate) fn new(ring: Ring, size: u16, status: bool) -> Self {
+    /// On a fresh ring.
+    pub fn new(ring: Ring, size: u16, status: bool) -> Self {
         let Ring { desc, driver, device } = ring;
         Self {
             desc: desc as *const Desc,
@@ -109,11 +119,13 @@ impl SplitDevice {
         }
     }
 
+    /// Completes everything available.
+    ///
     /// # Safety
     ///
     /// As [`Device::complete_all`].
     #[inline(always)]
-    pub(crate) unsafe fn complete_all(&mut self, len: u32) -> usize {
+    pub unsafe fn complete_all(&mut self, len: u32) -> usize {
         // SAFETY: the ring is live and valid, so indices below its size are inside, and chains end.
         unsafe {
             let index = atomic(self.avail.add(1)).load(Ordering::Acquire);
@@ -144,7 +156,7 @@ impl SplitDevice {
 }
 
 /// Every chain has `chain` descriptors.
-pub(crate) struct PackedDevice {
+pub struct PackedDevice {
     desc: *mut PackedDesc,
     size: u16,
     chain: u16,
@@ -192,8 +204,10 @@ impl PackedDevice {
 }
 
 /// A driver that offers chains of one shape again and again.
-pub(crate) enum Driver {
+pub enum Driver {
+    /// On a split ring.
     Split(SplitDriver),
+    /// On a packed ring.
     Packed(PackedDriver),
 }
 
@@ -204,7 +218,7 @@ impl Driver {
     /// # Safety
     ///
     /// The ring must have `size` descriptors, and live as long as the driver.
-    pub(crate) unsafe fn new(
+    pub unsafe fn new(
         packed: bool,
         ring: Ring,
         size: u16,
@@ -244,7 +258,7 @@ impl Driver {
     ///
     /// There must be room for them.
     #[inline(always)]
-    pub(crate) unsafe fn publish(&mut self, n: usize) {
+    pub unsafe fn publish(&mut self, n: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             match self {
@@ -254,13 +268,17 @@ impl Driver {
         }
     }
 
-    /// Takes `n` used chains back, which must be there.
+    /// Takes `n` used chains back.
+    ///
+    /// # Panics
+    ///
+    /// If they are not there.
     ///
     /// # Safety
     ///
     /// As [`new`](Self::new).
     #[inline(always)]
-    pub(crate) unsafe fn reap(&mut self, n: usize) {
+    pub unsafe fn reap(&mut self, n: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             match self {
@@ -272,7 +290,7 @@ impl Driver {
 }
 
 /// Its chains are laid out once.
-pub(crate) struct SplitDriver {
+pub struct SplitDriver {
     avail: *mut u16,
     used: *mut u16,
     size: u16,
@@ -346,7 +364,7 @@ impl SplitDriver {
 }
 
 /// Its chains are written anew each time, as a packed ring needs. Ids count up.
-pub(crate) struct PackedDriver {
+pub struct PackedDriver {
     desc: *mut PackedDesc,
     size: u16,
     bodies: Vec<Vec<PackedDesc>>,

@@ -1,20 +1,22 @@
 //! What one end of a ring costs on one core, beside the other end in its cheapest correct form.
+//!
+//! A program of its own, so that the peers' code is inlined here as in any program that uses nothing else of them.
+//! `list` prints the cells: group, the largest batch, and name; `count GROUP NAME BATCH OPS` runs one, and `time CORE
+//! GROUP NAME BATCH OPS` times it.
 
-pub(crate) mod linux;
-mod minimal;
 mod ours;
 mod ours_blk;
-mod stub;
 mod virtio_driver;
 mod virtio_drivers;
 mod virtio_queue;
 
-pub(crate) use stub::Stub;
-
 use ours::{Buffers, Work};
-
-use crate::clock::ticks;
+use std::process::ExitCode;
 use std::time::Instant;
+use virtio_kit_bench::two_cores::pin;
+use virtio_kit_peers::clock::ticks;
+use virtio_kit_peers::noise::{Whose, lost};
+use virtio_kit_peers::times::Times;
 
 /// One end under test with its other end. A batch is at most what the ring has room for.
 trait Bench {
@@ -46,16 +48,8 @@ fn part_pool<B: Bench>(bench: &mut B, n: usize) {
     bench.pool(n);
 }
 
-/// Nanoseconds per operation: in all, and of submit, device and reap. The parts of batches of one are too short to look
-/// at, and 0.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
-    pub(crate) total: f64,
-    pub(crate) parts: [f64; 3],
-}
-
 /// A bench that can be run, whatever it is.
-pub(crate) trait Case {
+trait Case {
     fn time(&mut self, batch: usize, ops: usize) -> Times;
     /// Runs so many operations, and nothing else that is worth counting.
     fn count(&mut self, batch: usize, ops: usize);
@@ -88,7 +82,8 @@ impl<B: Bench> Case for B {
         }
         let (ticks, ns) = (ticks() - from, began.elapsed().as_nanos() as f64);
         let count = (turns * batch) as f64;
-        Times { total: ns / count, parts: parts.map(|part| part as f64 * ns / ticks as f64 / count) }
+        let parts = parts.map(|part| part as f64 * ns / ticks as f64 / count);
+        Times { total: ns / count, parts, lost: 0.0 }
     }
 
     fn count(&mut self, batch: usize, ops: usize) {
@@ -103,8 +98,71 @@ impl<B: Bench> Case for B {
     }
 }
 
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("one_core: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<(), String> {
+    let number = |text: &str| text.parse::<usize>().map_err(|e| format!("{text}: {e}"));
+    match *args {
+        ["list"] => {
+            for group in GROUPS {
+                for (name, batch, _) in cells(group)? {
+                    println!("{group}\t{batch}\t{name}");
+                }
+            }
+            Ok(())
+        }
+        ["count", group, name, batch, ops] => {
+            find(group, name)?.count(number(batch)?, number(ops)?);
+            Ok(())
+        }
+        ["time", core, group, name, batch, ops] => {
+            pin(number(core)?);
+            let (batch, ops) = (number(batch)?, number(ops)?);
+            let mut case = find(group, name)?;
+            case.time(batch, ops / 8);
+            let (times, lost) = lost(Whose::Thread, 1.0, || case.time(batch, ops));
+            println!("{}", Times { lost, ..times });
+            Ok(())
+        }
+        _ => Err("one of: list; count GROUP NAME BATCH OPS; time CORE GROUP NAME BATCH OPS".into()),
+    }
+}
+
+fn find(group: &str, name: &str) -> Result<Box<dyn Case>, String> {
+    let found = cells(group)?.into_iter().find(|(n, ..)| n == name);
+    found.map(|(_, _, make)| make()).ok_or_else(|| format!("no cell {name} in {group}"))
+}
+
+const GROUPS: [&str; 6] =
+    ["driver", "device/walk", "device/blk", "driver/blk", "scale/size", "scale/regions"];
+
+/// The cells of a group: names, the largest batch, how they are made.
+fn cells(group: &str) -> Result<Vec<(String, usize, Make)>, String> {
+    let all = |batch: usize, cells: Vec<(String, Make)>| {
+        cells.into_iter().map(|(name, make)| (name, batch, make)).collect()
+    };
+    Ok(match group {
+        "driver" => all(32, drivers()),
+        "device/walk" => all(32, devices()),
+        "device/blk" => all(32, blk_devices()),
+        "driver/blk" => blk_drivers(),
+        "scale/size" => all(8, sizes()),
+        "scale/regions" => all(32, regions()),
+        _ => return Err(format!("no group {group}")),
+    })
+}
+
 /// How a case is made, each time anew.
-pub(crate) type Make = Box<dyn Fn() -> Box<dyn Case>>;
+type Make = Box<dyn Fn() -> Box<dyn Case>>;
 
 fn make<B: Bench + 'static>(make: impl Fn() -> B + 'static) -> Make {
     Box::new(move || Box::new(make()))
@@ -114,7 +172,7 @@ fn make<B: Bench + 'static>(make: impl Fn() -> B + 'static) -> Make {
 const THREE: [(usize, bool); 3] = [(16, false), (4096, true), (1, true)];
 
 /// The project's layouts.
-pub(crate) const LAYOUTS: [(&str, bool, bool); 4] = [
+const LAYOUTS: [(&str, bool, bool); 4] = [
     ("split", false, false),
     ("split in-order", false, true),
     ("packed", true, false),
@@ -122,7 +180,7 @@ pub(crate) const LAYOUTS: [(&str, bool, bool); 4] = [
 ];
 
 /// Drivers of chains of 3: their names, and how they are made. Linux's own is a program of its own.
-pub(crate) fn drivers() -> Vec<(String, Make)> {
+fn drivers() -> Vec<(String, Make)> {
     let mut all: Vec<(String, Make)> = Vec::new();
     for (layout, packed, in_order) in LAYOUTS {
         all.push((format!("virtio-kit {layout}"), make(move || ours::Driver::new(packed, in_order, 256))));
@@ -139,7 +197,7 @@ pub(crate) fn drivers() -> Vec<(String, Make)> {
 
 /// Devices that take, walk and complete chains of 3. `virtio-queue walk` looks at descriptors only; `slices` finds the
 /// memory of each too, as the project's always do.
-pub(crate) fn devices() -> Vec<(String, Make)> {
+fn devices() -> Vec<(String, Make)> {
     let mut all: Vec<(String, Make)> = Vec::new();
     for (layout, packed, in_order) in LAYOUTS {
         all.push((
@@ -154,7 +212,7 @@ pub(crate) fn devices() -> Vec<(String, Make)> {
 }
 
 /// Devices that parse block reads: header, data, status. `service` is the project's whole block device.
-pub(crate) fn blk_devices() -> Vec<(String, Make)> {
+fn blk_devices() -> Vec<(String, Make)> {
     let mut all: Vec<(String, Make)> = Vec::new();
     for (layout, packed, in_order) in LAYOUTS {
         all.push((
@@ -173,7 +231,7 @@ pub(crate) fn blk_devices() -> Vec<(String, Make)> {
 }
 
 /// Block drivers, reads of 4 KiB, with how many requests they take at once.
-pub(crate) fn blk_drivers() -> Vec<(String, usize, Make)> {
+fn blk_drivers() -> Vec<(String, usize, Make)> {
     let mut all: Vec<(String, usize, Make)> = Vec::new();
     for (layout, packed, in_order) in LAYOUTS {
         all.push((
@@ -191,7 +249,7 @@ pub(crate) fn blk_drivers() -> Vec<(String, usize, Make)> {
 }
 
 /// Rings of different sizes, chains of one buffer: driver's and device's end.
-pub(crate) fn sizes() -> Vec<(String, Make)> {
+fn sizes() -> Vec<(String, Make)> {
     let mut all: Vec<(String, Make)> = Vec::new();
     for (layout, packed, in_order) in LAYOUTS {
         for size in [8, 64, 512, 4096, 32768] {
@@ -214,7 +272,7 @@ pub(crate) fn sizes() -> Vec<(String, Make)> {
 
 /// A device whose driver has memory in several regions: the buffers of one all in the same, and of the other each in
 /// another one than the one before.
-pub(crate) fn regions() -> Vec<(String, Make)> {
+fn regions() -> Vec<(String, Make)> {
     let mut all: Vec<(String, Make)> = Vec::new();
     for (name, buffers) in [("same region", Buffers::Together), ("another region each", Buffers::Apart)] {
         for count in [1, 4, 16, 64, 256, 1024, 4096] {

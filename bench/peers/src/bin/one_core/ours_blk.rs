@@ -1,8 +1,8 @@
 //! The project's block driver and block device.
 
 use super::Bench;
-use super::minimal::{self, Ring, WRITE};
-use crate::memory::Flat;
+use virtio_kit_peers::minimal::{self, Ring, WRITE};
+use virtio_kit_peers::memory::Flat;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use virtio_kit::device::{self, Device as _, Worker};

@@ -1,8 +1,8 @@
 //! The project's own ends: the public queues, layout and size chosen at run time, owned buffers.
 
 use super::Bench;
-use super::minimal::{self, Ring, WRITE};
-use crate::memory::Flat;
+use virtio_kit_peers::minimal::{self, Ring, WRITE};
+use virtio_kit_peers::memory::Flat;
 use std::hint::black_box;
 use virtio_kit_bench::case::{self, Shaped};
 use virtio_kit_ring::driver::{Options, RingMemory, Storage};

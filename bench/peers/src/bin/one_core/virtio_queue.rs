@@ -1,6 +1,6 @@
 //! rust-vmm's `virtio-queue` with `vm-memory`: a device's end of a split ring.
 
-use super::minimal::{Driver, Ring, WRITE};
+use virtio_kit_peers::minimal::{Driver, Ring, WRITE};
 use super::Bench;
 use std::hint::black_box;
 use std::io::{Read, Write};

@@ -13,6 +13,9 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 
 static ZEROS: [u8; 65536] = [0; 65536];
 
+/// Bytes of the device.
+const SIZE: u64 = 1 << 30;
+
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 struct Null {
@@ -80,7 +83,7 @@ impl VhostUserBackendMut for Null {
         self.event_idx = enabled;
     }
     fn get_config(&self, _: u32, size: u32) -> Vec<u8> {
-        let mut config = (super::client::SIZE / 512).to_le_bytes().to_vec();
+        let mut config = (SIZE / 512).to_le_bytes().to_vec();
         config.resize(size as usize, 0);
         config
     }
@@ -108,7 +111,7 @@ impl VhostUserBackendMut for Null {
 }
 
 /// Serves one front-end after another, for ever.
-pub(crate) fn serve(socket: &Path) -> Result<(), String> {
+fn serve(socket: &Path) -> Result<(), String> {
     // One listener for all, so that a front-end that comes back early waits in its queue.
     let mut listener = Listener::new(socket, true).map_err(|e| e.to_string())?;
     loop {
@@ -122,4 +125,9 @@ pub(crate) fn serve(socket: &Path) -> Result<(), String> {
         let _ = daemon.wait();
         daemon.get_epoll_handlers().iter().for_each(|handler| handler.send_exit_event());
     }
+}
+
+fn main() -> Result<(), String> {
+    let socket = std::env::args_os().nth(1).ok_or("a socket to serve is needed")?;
+    serve(Path::new(&socket))
 }

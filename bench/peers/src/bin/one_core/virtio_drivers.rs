@@ -1,7 +1,7 @@
 //! The `virtio-drivers` crate: its queue, and its block driver's calls that do not block.
 
 use super::Bench;
-use super::minimal::{Ring, SplitDevice};
+use virtio_kit_peers::minimal::{Ring, SplitDevice};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::ptr::NonNull;
