@@ -27,6 +27,7 @@
 
 extern crate alloc;
 
+mod apart;
 pub mod bus;
 pub mod clock;
 pub mod device;
@@ -38,5 +39,6 @@ pub mod pci;
 pub mod registers;
 pub mod transport;
 
+pub use apart::Apart;
 pub use virtio_kit_ring::{self as ring, AnyChain, Arena, Bufs, Chain, DmaBuf, Domain, Either, Parts};
 pub use virtio_kit_spec::{self as spec, DeviceId, F, Features, Status};

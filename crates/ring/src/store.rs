@@ -11,9 +11,15 @@ use core::ptr::NonNull;
 pub struct Store<T> {
     ptr: NonNull<T>,
     len: usize,
+    /// On the heap: how many.
     #[cfg_attr(not(feature = "alloc"), allow(dead_code))]
-    boxed: bool,
+    lines: Option<usize>,
 }
+
+/// As many cache lines as processors fetch at once.
+#[cfg(feature = "alloc")]
+#[repr(align(128))]
+struct Line(#[allow(dead_code, reason = "space")] [u8; 128]);
 
 // SAFETY: a `Store` owns its elements exclusively, as a `Box<[T]>` does.
 unsafe impl<T: Send> Send for Store<T> {}
@@ -21,12 +27,33 @@ unsafe impl<T: Send> Send for Store<T> {}
 unsafe impl<T: Sync> Sync for Store<T> {}
 
 impl<T> Store<T> {
-    /// Allocates `len` elements, made by `make` from their index.
+    /// Allocates `len` elements, made by `make` from their index, on cache lines of their own: nothing else that is
+    /// on the heap shares them.
+    ///
+    /// # Panics
+    ///
+    /// As a `Vec`, if that is more than there can be.
     #[cfg(feature = "alloc")]
     pub fn boxed(len: usize, make: impl FnMut(usize) -> T) -> Self {
-        let elements: alloc::boxed::Box<[T]> = (0..len).map(make).collect();
-        let ptr = NonNull::from(alloc::boxed::Box::leak(elements)).cast();
-        Self { ptr, len, boxed: true }
+        let lines = Self::layout(len).size() / size_of::<Line>();
+        let memory: alloc::boxed::Box<[MaybeUninit<Line>]> = alloc::boxed::Box::new_uninit_slice(lines);
+        let ptr = NonNull::from(alloc::boxed::Box::leak(memory)).cast::<T>();
+        let mut store = Self { ptr, len: 0, lines: Some(lines) };
+        for (i, element) in (0..len).map(make).enumerate() {
+            // SAFETY: the lines have room for `len` elements. Should `make` panic, those that are there are dropped.
+            unsafe { store.ptr.add(i).write(element) };
+            store.len += 1;
+        }
+        store
+    }
+
+    /// Whole lines.
+    #[cfg(feature = "alloc")]
+    fn layout(len: usize) -> core::alloc::Layout {
+        assert!(align_of::<T>() <= align_of::<Line>(), "elements fit into lines");
+        let array = core::alloc::Layout::array::<T>(len);
+        let whole = array.and_then(|array| array.align_to(align_of::<Line>()));
+        whole.expect("a size that there can be").pad_to_align()
     }
 
     /// Fills donated memory with elements, made by `make` from their index.
@@ -36,20 +63,21 @@ impl<T> Store<T> {
         for (i, element) in memory.iter_mut().enumerate() {
             element.write(make(i));
         }
-        Self { ptr: NonNull::from(&mut *memory).cast(), len: memory.len(), boxed: false }
+        Self { ptr: NonNull::from(&mut *memory).cast(), len: memory.len(), lines: None }
     }
 }
 
 impl<T> Drop for Store<T> {
     fn drop(&mut self) {
         let elements = NonNull::slice_from_raw_parts(self.ptr, self.len).as_ptr();
+        // Freed also if an element panics.
         #[cfg(feature = "alloc")]
-        if self.boxed {
-            // SAFETY: `boxed` made the pointer by leaking a box of this length, and nothing else frees it.
-            drop(unsafe { alloc::boxed::Box::from_raw(elements) });
-            return;
-        }
-        // SAFETY: `in_static` initialised all elements, and they are not used after this.
+        let _memory = self.lines.map(|lines| {
+            let memory = NonNull::slice_from_raw_parts(self.ptr.cast::<MaybeUninit<Line>>(), lines);
+            // SAFETY: `boxed` made the pointer by leaking a box of so many lines, and nothing else frees it.
+            unsafe { alloc::boxed::Box::from_raw(memory.as_ptr()) }
+        });
+        // SAFETY: all elements were initialised, and they are not used after this.
         unsafe { elements.drop_in_place() }
     }
 }
@@ -75,5 +103,36 @@ impl<T> DerefMut for Store<T> {
 impl<T> core::fmt::Debug for Store<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Store(len {})", self.len)
+    }
+}
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+    use alloc::sync::Arc;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn no_two_stores_on_the_heap_share_a_cache_line() {
+        let stores: Vec<Store<u16>> = (0..50).map(|n| Store::boxed(n * 7, |i| i as u16)).collect();
+        let mut lines = Vec::new();
+        for (n, store) in stores.iter().enumerate() {
+            assert!(store.iter().enumerate().all(|(i, &value)| usize::from(value) == i) && store.len() == n * 7);
+            let range = store.as_ptr_range();
+            if n > 0 {
+                lines.extend(range.start.addr() / 128..range.end.addr().div_ceil(128));
+            }
+        }
+        lines.sort_unstable();
+        assert!(lines.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn elements_are_dropped_once_with_the_store() {
+        let counted = Arc::new(());
+        let store = Store::boxed(9, |_| counted.clone());
+        assert_eq!(Arc::strong_count(&counted), 10);
+        drop(store);
+        assert_eq!(Arc::strong_count(&counted), 1);
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{ConfigNotice, Device, DeviceError, Stopped, Worker};
 use crate::transport::LEGACY_FEATURES;
+use crate::Apart;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,7 +18,7 @@ use virtio_kit_spec::{DeviceId, F, Features, Status};
 
 /// The workers of a device's queues, each behind a lock of its own: whoever runs one does not hold up the
 /// others, or the registers.
-pub type Slots = Arc<[Mutex<Option<Box<dyn Worker>>>]>;
+pub type Slots = Arc<[Apart<Mutex<Option<Box<dyn Worker>>>>]>;
 
 /// What a driver has set up of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Machine {
             accepted: Features::EMPTY,
             status: Status::RESET,
             queues: alloc::vec![QueueState::default(); count],
-            slots: (0..count).map(|_| Mutex::new(None)).collect(),
+            slots: (0..count).map(|_| Apart(Mutex::new(None))).collect(),
             memory: None,
             rings: None,
             max_queue_size: None,

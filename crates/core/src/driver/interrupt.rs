@@ -14,7 +14,8 @@ pub type Callback = Box<dyn Fn() -> bool + Send + Sync>;
 ///
 /// Transports call [`dispatch`](Self::dispatch), perhaps in interrupt context; the queue's owner holds the
 /// other reference. No lock: the handler only clears the flag, and the owner writes the suppression into
-/// the ring at its next operation.
+/// the ring at its next operation. Aligned so that no two queues share cache lines.
+#[repr(align(128))]
 pub struct QueueInterrupt {
     enabled: AtomicBool,
     callback: Option<Callback>,

@@ -28,7 +28,8 @@ pub(super) struct Shared {
     clock: Arc<dyn Clock>,
 }
 
-/// One queue's notifications, both ways.
+/// One queue's notifications, both ways. Aligned so that no two queues' threads share cache lines.
+#[repr(align(128))]
 struct Line {
     interrupt: Mutex<Option<Arc<QueueInterrupt>>>,
     /// Inline: whose turn it is to run the queue, as [`KICKED`] and [`RUNNING`].

@@ -25,7 +25,10 @@ const RUNNING: u8 = 1;
 const FAILED: u8 = 2;
 
 /// What happens on a queue, counted from when the back-end was made.
+///
+/// Aligned so that no two queues' threads share cache lines.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Counters {
     kicks: AtomicU64,
     calls: AtomicU64,
@@ -84,6 +87,8 @@ pub struct QueueEnd {
     shared: Arc<Shared>,
 }
 
+/// Aligned as [`Counters`].
+#[repr(align(128))]
 struct Shared {
     index: u16,
     slots: Slots,
