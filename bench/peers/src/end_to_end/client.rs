@@ -10,8 +10,9 @@ use virtio_driver::{
     VirtioFeatureFlags,
 };
 use virtio_kit::driver::Found;
-use virtio_kit::{DeviceId, DmaBuf};
+use virtio_kit::{DeviceId, DmaBuf, Window};
 use virtio_kit_drivers::blk::{self, BlkDevice, BlkQueue};
+use virtio_kit_linux::clock::MonotonicClock;
 use virtio_kit_linux::vhost_user::front_end::{self, FrontEnd};
 use virtio_kit_peers::noise::{process_seconds, thread_seconds};
 
@@ -229,7 +230,7 @@ pub(super) struct Ours {
     queue: BlkQueue<DmaBuf, u32>,
     _device: BlkDevice,
     buffers: Vec<Option<DmaBuf>>,
-    look: Duration,
+    window: Window,
 }
 
 impl Ours {
@@ -247,11 +248,11 @@ impl Ours {
         let queue: BlkQueue<DmaBuf, u32> = blk.queues.remove(0);
         let buffer = |_| queue.arena().alloc(BLOCK).map(Some);
         let buffers = (0..plan.depth).map(buffer).collect::<Result<_, _>>().map_err(|e| failed(&e))?;
-        let look = match plan.how {
+        let most = match plan.how {
             How::Adaptive(most) => most,
             How::Sleep | How::Poll => Duration::ZERO,
         };
-        Ok(Self { queue, _device: device, buffers, look })
+        Ok(Self { queue, _device: device, buffers, window: Window::new(most) })
     }
 }
 
@@ -279,19 +280,10 @@ impl Client for Ours {
     }
 
     fn wait(&mut self) -> usize {
-        if self.look > Duration::ZERO {
-            let began = Instant::now();
-            while began.elapsed() < self.look {
-                if self.queue.has_completed() {
-                    return 0;
-                }
-                std::hint::spin_loop();
-            }
-        }
         let before = self.queue.stats().wakeups;
         let began = Instant::now();
         // A notification of what was taken already ends a wait too.
-        while !self.queue.wait(LONG).expect("a device") {
+        while !self.queue.wait_looking(LONG, &mut self.window, &MonotonicClock).expect("a device") {
             assert!(began.elapsed() < LONG, "no completion in 5 s");
         }
         (self.queue.stats().wakeups - before) as usize

@@ -1,6 +1,8 @@
 //! A virtqueue as its driver uses it: the ring, a line to the device, and the interrupt half.
 
 use super::interrupt::QueueInterrupt;
+use crate::Window;
+use crate::clock::Clock;
 use crate::transport::{Notifier, NotifyPosition, TransportError};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -163,6 +165,29 @@ impl<C: AnyChain, T> Virtqueue<C, T> {
             self.stats.wakeups += 1;
         }
         Ok(self.has_used() || self.interrupt.quiesced().is_some())
+    }
+
+    /// [`wait`](Self::wait), after looking for used buffers for as long as `window` says: with callbacks off all the
+    /// while, so that a device that is fast enough is never asked to notify.
+    pub fn wait_looking(
+        &mut self,
+        limit: Duration,
+        window: &mut Window,
+        clock: &dyn Clock,
+    ) -> Result<bool, TransportError> {
+        let began = clock.now();
+        loop {
+            if self.has_used() {
+                return Ok(true);
+            }
+            let looked = clock.now().saturating_sub(began);
+            if looked >= window.now() {
+                let woken = self.wait(limit);
+                window.slept(clock.now().saturating_sub(began).saturating_sub(looked));
+                return woken;
+            }
+            core::hint::spin_loop();
+        }
     }
 
     /// The next used chain, asynchronously: for any executor that polls and wakes.

@@ -8,9 +8,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use virtio_kit::clock::Clock;
 use virtio_kit::driver::{AddErrorKind, GetError, Stats, Used, Virtqueue};
 use virtio_kit::spec::blk::{DiscardFlags, DiscardWriteZeroes, ID_LEN};
-use virtio_kit::{Arena, DmaBuf, Parts};
+use virtio_kit::{Arena, DmaBuf, Parts, Window};
 
 /// A request queue: data buffers of type `D` (a `DmaBuf`, an array, a `Vec`), tokens of type `T`.
 ///
@@ -278,6 +279,16 @@ impl<D: Parts, T> BlkQueue<D, T> {
     /// Waits for completed requests for up to `limit`; `false` if there are none.
     pub fn wait(&mut self, limit: Duration) -> Result<bool, Error> {
         Ok(self.queue.wait(limit)?)
+    }
+
+    /// [`wait`](Self::wait), after looking for completed requests for as long as `window` says.
+    pub fn wait_looking(
+        &mut self,
+        limit: Duration,
+        window: &mut Window,
+        clock: &dyn Clock,
+    ) -> Result<bool, Error> {
+        Ok(self.queue.wait_looking(limit, window, clock)?)
     }
 
     /// The next completed request, for any executor.

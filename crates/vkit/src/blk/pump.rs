@@ -5,11 +5,14 @@ use crate::failure::{Failure, Result};
 use crate::units::SECTOR;
 use std::time::{Duration, Instant};
 use virtio_kit::ring::mem::AllocError;
-use virtio_kit::{Arena, DmaBuf, F, Features};
+use virtio_kit::{Arena, DmaBuf, F, Features, Window};
 use virtio_kit_drivers::blk::{BlkQueue, Completion, Kind, RequestError, SubmitErrorKind};
+use virtio_kit_linux::clock::MonotonicClock;
 
 /// How long a device may take for a request, flushes of slow disks included.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A request queue as all commands use it.
 pub(crate) type Queue = BlkQueue<Vec<DmaBuf>, Ticket>;
@@ -113,7 +116,7 @@ impl Done {
 /// How to wait for completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    /// Sleep until the device calls, after looking for so long.
+    /// Sleep until the device calls, after looking for up to so long.
     Sleep(Duration),
     /// Look all the time.
     Poll,
@@ -127,6 +130,7 @@ pub(crate) struct Pump<'q> {
     /// A request for which the ring had no room.
     stalled: Option<Request>,
     waiting: Waiting,
+    window: Window,
     /// The device runs only inside the queue's calls.
     inline: bool,
 }
@@ -152,14 +156,18 @@ impl<'q> Pump<'q> {
         let arena = queue.arena().clone();
         let buffers = (0..depth).map(|_| Buffers::new(&arena, segments, segment));
         let free = buffers.collect::<std::result::Result<_, _>>().map_err(Failure::new)?;
-        Ok(Self { queue, free, depth, stalled: None, waiting: Waiting::Sleep(Duration::ZERO), inline: false })
+        Ok(Self::with(queue, free, depth))
     }
 
     /// A pump for requests without data.
     pub(crate) fn without_data(queue: &'q mut Queue, want: &Want, features: Features) -> Self {
         let depth = Self::depth(queue, want, features, 1);
+        Self::with(queue, Vec::new(), depth)
+    }
+
+    fn with(queue: &'q mut Queue, free: Vec<Buffers>, depth: usize) -> Self {
         let waiting = Waiting::Sleep(Duration::ZERO);
-        Self { queue, free: Vec::new(), depth, stalled: None, waiting, inline: false }
+        Self { queue, free, depth, stalled: None, waiting, window: Window::new(Duration::ZERO), inline: false }
     }
 
     /// How many requests the ring has room for, up to what is wanted: header and status take a descriptor
@@ -172,6 +180,9 @@ impl<'q> Pump<'q> {
     /// Chooses how to wait; `inline` if the device runs only inside the queue's calls.
     pub(crate) fn wait_by(mut self, waiting: Waiting, inline: bool) -> Self {
         (self.waiting, self.inline) = (waiting, inline);
+        if let Waiting::Sleep(most) = waiting {
+            self.window = Window::new(most);
+        }
         self
     }
 
@@ -274,17 +285,16 @@ impl<'q> Pump<'q> {
             let seconds = PATIENCE.as_secs();
             return Err(Failure::new(format_args!("the device has not answered for {seconds} seconds")));
         }
-        let look = match self.waiting {
-            Waiting::Poll => true,
-            Waiting::Sleep(after) => waited < after,
-        };
-        if !look {
-            self.queue.wait(Duration::from_secs(1)).map_err(Failure::new)?;
-        } else if self.inline {
-            // Lets the device run, once.
-            self.queue.wait(Duration::ZERO).map_err(Failure::new)?;
-        } else {
-            std::hint::spin_loop();
+        match self.waiting {
+            Waiting::Poll if !self.inline => std::hint::spin_loop(),
+            waiting if self.inline => {
+                // Lets the device run: once, or until something is done.
+                let limit = if waiting == Waiting::Poll { Duration::ZERO } else { SECOND };
+                self.queue.wait(limit).map_err(Failure::new)?;
+            }
+            _ => {
+                self.queue.wait_looking(SECOND, &mut self.window, &MonotonicClock).map_err(Failure::new)?;
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{Span, error_span, info, warn};
+use virtio_kit::Window;
 
 use super::control::BackEnd;
 use super::event::{Event, EventSet};
@@ -223,7 +224,10 @@ fn control(mut back_end: BackEnd, source: Source, stop: &Stop) {
 
 /// Runs some queues until asked to stop.
 fn run(queues: &[QueueEnd], events: &EventSet, polling: Polling, stop: &AtomicBool) {
-    let mut window = Window::new(polling);
+    let mut window = Window::new(match polling {
+        Polling::UpTo(max) => max,
+        Polling::Always => Duration::ZERO,
+    });
     let mut idle_since = Instant::now();
     // Rings ask to be notified when they are new.
     let mut armed = true;
@@ -262,57 +266,5 @@ fn run(queues: &[QueueEnd], events: &EventSet, polling: Polling, stop: &AtomicBo
             window.slept(start.elapsed());
         }
         idle_since = Instant::now();
-    }
-}
-
-/// How long to look for work before sleeping.
-struct Window {
-    now: Duration,
-    max: Duration,
-}
-
-impl Window {
-    /// The shortest that is worth a look at the clock.
-    const MIN: Duration = Duration::from_micros(4);
-
-    fn new(polling: Polling) -> Self {
-        let max = match polling {
-            Polling::UpTo(max) => max,
-            Polling::Always => Duration::ZERO,
-        };
-        Self { now: max, max }
-    }
-
-    fn now(&self) -> Duration {
-        self.now
-    }
-
-    /// A sleep took so long: had the window been longer than that, it would not have been needed.
-    fn slept(&mut self, time: Duration) {
-        self.now = if time < self.max {
-            (self.now * 2).clamp(Self::MIN.min(self.max), self.max)
-        } else if self.now > Self::MIN {
-            self.now / 2
-        } else {
-            Duration::ZERO
-        };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_window_grows_while_sleeps_are_short_and_shrinks_while_they_are_long() {
-        let max = Duration::from_micros(32);
-        let mut window = Window::new(Polling::UpTo(max));
-        (0..20).for_each(|_| window.slept(Duration::from_millis(1)));
-        assert_eq!(window.now(), Duration::ZERO);
-        (0..20).for_each(|_| window.slept(Duration::from_micros(10)));
-        assert_eq!(window.now(), max);
-        let mut never = Window::new(Polling::UpTo(Duration::ZERO));
-        never.slept(Duration::from_nanos(1));
-        assert_eq!(never.now(), Duration::ZERO);
     }
 }
