@@ -175,3 +175,49 @@ fn a_layout_that_the_user_leaves_alone_is_not_taken() {
     let (blk, _device) = blk::open::<Vec<DmaBuf>, ()>(Found::new(Box::new(transport)), &wanted).unwrap();
     assert!((blk.features & without).is_empty());
 }
+
+#[test]
+fn batches_take_what_there_is_room_for_and_a_wrong_request_comes_back_out_of_their_middle() {
+    for layout in layouts() {
+        let (mut blk, _device) = pair(MemoryBackend::new(1 << 20), layout);
+        let queue = &mut blk.queues[0];
+        let arena = queue.arena().clone();
+        let buffer = || vec![arena.alloc(512).unwrap()];
+        let free = arena.free_bytes();
+        // Beyond the end, after three good ones.
+        let mut sectors = [1, 2, 3, 2048, 4].into_iter();
+        let error = queue.read_batch(|| sectors.next().map(|sector| (sector, buffer(), sector))).unwrap_err();
+        assert_eq!(error.kind, SubmitErrorKind::OutOfRange { sector: 2048, count: 1, sectors: 2048 });
+        assert_eq!((error.data.map(|data| data.len()), error.token), (Some(1), 2048));
+        assert_eq!((queue.in_flight(), sectors.next()), (3, Some(4)));
+        // An endless supply: as many as fit, and what was asked for and did not fit comes back.
+        let mut asked = 0u64;
+        let rest = queue.write_batch(|| {
+            asked += 1;
+            Some((asked % 2048, buffer(), asked))
+        });
+        let added = queue.in_flight() - 3;
+        match rest {
+            Ok(taken) => assert_eq!((taken, asked), (added, added as u64)),
+            Err(error) => {
+                assert_eq!((error.kind, error.token), (SubmitErrorKind::Full, asked));
+                assert_eq!(asked, added as u64 + 1);
+            }
+        }
+        assert!(added >= 200, "{added}");
+        queue.kick().unwrap();
+        let mut tokens = Vec::new();
+        while queue.in_flight() > 0 {
+            let got = queue.complete_batch(50, |done| {
+                assert_eq!(done.result, Ok(()));
+                assert_eq!(done.data.unwrap().len(), 1);
+                tokens.push(done.token);
+            });
+            if got.unwrap() == 0 {
+                queue.wait(LIMIT).unwrap();
+            }
+        }
+        assert_eq!(tokens.len(), added + 3);
+        assert_eq!(arena.free_bytes(), free);
+    }
+}

@@ -2,16 +2,16 @@
 
 use super::error::{Error, RequestError, SubmitError, SubmitErrorKind};
 use super::info::Info;
-use super::request::{Content, Frame, Kind, RequestChain, Tag, apart, chain, result};
+use super::request::{Content, Frame, Kind, NO_STATUS, RequestChain, Tag, apart, chain, result};
 use super::{SECTOR, driver::Shared};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use virtio_kit::clock::Clock;
-use virtio_kit::driver::{AddErrorKind, GetError, Stats, Used, Virtqueue};
+use virtio_kit::driver::{AddErrorKind, BatchError, GetError, Stats, Used, Virtqueue};
 use virtio_kit::spec::blk::{DiscardFlags, DiscardWriteZeroes, ID_LEN};
-use virtio_kit::{Arena, DmaBuf, Parts, Window};
+use virtio_kit::{Arena, DmaBuf, Either, Parts, Window};
 
 /// A request queue: data buffers of type `D` (a `DmaBuf`, an array, a `Vec`), tokens of type `T`.
 ///
@@ -70,6 +70,72 @@ impl<D: Parts, T> BlkQueue<D, T> {
             Ok(()) => self.submit(Kind::Write, sector, Content::Out(data), token),
             Err(kind) => Err(SubmitError { kind, data: Some(data), token }),
         }
+    }
+
+    /// Submits reads until `next` gives none, or the queue has no room: how many. Each is a first sector, the buffers
+    /// and a token, and is asked for only if there is room.
+    ///
+    /// On an error the request at which it happened comes back in it, and those before it stay submitted.
+    #[inline]
+    pub fn read_batch(
+        &mut self,
+        next: impl FnMut() -> Option<(u64, D, T)>,
+    ) -> Result<usize, SubmitError<D, T>> {
+        self.transfer_batch(Kind::Read, next)
+    }
+
+    /// As [`read_batch`](Self::read_batch), of writes.
+    #[inline]
+    pub fn write_batch(
+        &mut self,
+        next: impl FnMut() -> Option<(u64, D, T)>,
+    ) -> Result<usize, SubmitError<D, T>> {
+        self.transfer_batch(Kind::Write, next)
+    }
+
+    #[inline(always)]
+    fn transfer_batch(
+        &mut self,
+        kind: Kind,
+        mut next: impl FnMut() -> Option<(u64, D, T)>,
+    ) -> Result<usize, SubmitError<D, T>> {
+        let Self { queue, frames, shared, info, .. } = self;
+        // What is found wrong inside, where only a chain can be returned.
+        let mut refused = None;
+        let added = queue.add_batch(|place| {
+            let mut frame = frames.pop()?;
+            let Some((sector, data, token)) = next() else {
+                frames.push(frame);
+                return None;
+            };
+            let checked = match kind {
+                Kind::Write if info.read_only => Err(SubmitErrorKind::ReadOnly),
+                _ => check_data(info, shared, sector, &data),
+            };
+            if let Err(kind) = checked {
+                frames.push(frame);
+                refused = Some(SubmitError { kind, data: Some(data), token });
+                return None;
+            }
+            frame.prepare(kind, sector);
+            let content = if kind == Kind::Write { Content::Out(data) } else { Content::In(data) };
+            Some(place.put(chain(frame, content), Tag { kind, token }))
+        });
+        match (added, refused) {
+            (Ok(added), None) => Ok(added),
+            (_, Some(refused)) => Err(refused),
+            (Err(error), None) => self.not_added(error),
+        }
+    }
+
+    /// A batch that the ring did not take to its end.
+    #[cold]
+    fn not_added(&mut self, error: BatchError<RequestChain<D>, Tag<T>>) -> Result<usize, SubmitError<D, T>> {
+        let BatchError { added, kind, refused } = error;
+        let Some((chain, tag)) = refused else { return Ok(added) };
+        let (frame, data, _) = apart(chain);
+        self.frames.push(frame);
+        Err(SubmitError { kind: why(kind), data, token: tag.token })
     }
 
     /// Makes durable every write that was completed before. A device without a cache has nothing to do, and
@@ -161,34 +227,16 @@ impl<D: Parts, T> BlkQueue<D, T> {
         Ok(buffer)
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_data(&self, sector: u64, data: &D) -> Result<(), SubmitErrorKind> {
-        let limits = &self.info.limits;
-        let (mut len, mut count, mut large) = (0u64, 0u32, false);
-        data.visit(|buffer| {
-            len += buffer.len() as u64;
-            count += 1;
-            large |= buffer.len() > limits.segment_size as usize;
-        });
-        if len == 0 || !len.is_multiple_of(SECTOR) {
-            return Err(SubmitErrorKind::BadLength(len));
-        }
-        if large || count > limits.segments {
-            return Err(SubmitErrorKind::TooLarge);
-        }
-        self.check_range(sector, len / SECTOR)
+        check_data(&self.info, &self.shared, sector, data)
     }
 
-    #[inline]
     fn check_range(&self, sector: u64, count: u64) -> Result<(), SubmitErrorKind> {
-        let sectors = self.shared.sectors();
-        if sector > sectors || count > sectors - sector {
-            return Err(SubmitErrorKind::OutOfRange { sector, count, sectors });
-        }
-        Ok(())
+        check_range(&self.shared, sector, count)
     }
 
-    #[inline]
+    #[inline(always)]
     fn submit(
         &mut self,
         kind: Kind,
@@ -205,14 +253,10 @@ impl<D: Parts, T> BlkQueue<D, T> {
         match self.queue.add_buf(chain(frame, content), Tag { kind, token }) {
             Ok(()) => Ok(()),
             Err(error) => {
-                let why = match error.kind {
-                    AddErrorKind::Full => SubmitErrorKind::Full,
-                    kind => SubmitErrorKind::Queue(kind),
-                };
                 let (frame, data, extra) = apart(error.chain);
                 self.frames.push(frame);
                 self.ranges.extend(extra);
-                Err(SubmitError { kind: why, data, token: error.token.token })
+                Err(SubmitError { kind: why(error.kind), data, token: error.token.token })
             }
         }
     }
@@ -265,7 +309,7 @@ impl<D: Parts, T> BlkQueue<D, T> {
         Ok(Some(Completion { kind: tag.kind, data, token: tag.token, id: None, result }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn finish(&mut self, used: Used<RequestChain<D>, Tag<T>>) -> Completion<D, T> {
         finish(&mut self.frames, &mut self.ranges, used)
     }
@@ -347,23 +391,85 @@ impl<D: Parts, T> BlkQueue<D, T> {
     }
 }
 
-#[inline]
+fn why(kind: AddErrorKind) -> SubmitErrorKind {
+    match kind {
+        AddErrorKind::Full => SubmitErrorKind::Full,
+        kind => SubmitErrorKind::Queue(kind),
+    }
+}
+
+#[inline(always)]
+fn check_data<D: Parts>(
+    info: &Info,
+    shared: &Shared,
+    sector: u64,
+    data: &D,
+) -> Result<(), SubmitErrorKind> {
+    let limits = &info.limits;
+    let (mut len, mut count, mut large) = (0u64, 0u32, false);
+    data.visit(|buffer| {
+        len += buffer.len() as u64;
+        count += 1;
+        large |= buffer.len() > limits.segment_size as usize;
+    });
+    if len == 0 || !len.is_multiple_of(SECTOR) {
+        return Err(SubmitErrorKind::BadLength(len));
+    }
+    if large || count > limits.segments {
+        return Err(SubmitErrorKind::TooLarge);
+    }
+    check_range(shared, sector, len / SECTOR)
+}
+
+#[inline(always)]
+fn check_range(shared: &Shared, sector: u64, count: u64) -> Result<(), SubmitErrorKind> {
+    let sectors = shared.sectors();
+    if sector > sectors || count > sectors - sector {
+        return Err(SubmitErrorKind::OutOfRange { sector, count, sectors });
+    }
+    Ok(())
+}
+
+#[inline(always)]
 fn finish<D: Parts, T>(
+    frames: &mut Vec<Frame>,
+    ranges: &mut Vec<DmaBuf>,
+    used: Used<RequestChain<D>, Tag<T>>,
+) -> Completion<D, T> {
+    let (frame, data) = match used.chain {
+        Either::One(chain) => {
+            let ((header, data), status) = chain.into_parts();
+            (Frame { header, status }, data)
+        }
+        Either::Other(Either::One(chain)) => {
+            let (header, (data, status)) = chain.into_parts();
+            (Frame { header, status }, data)
+        }
+        Either::Other(Either::Other(_)) => return finish_without_data(frames, ranges, used),
+    };
+    let Tag { kind, token } = used.token;
+    // The used length need not cover the status byte, so only the byte itself counts (5.2.6.1).
+    let status = frame.status.read_value(0).unwrap_or(NO_STATUS);
+    frames.push(frame);
+    Completion { kind, data: Some(data), token, id: None, result: result(status) }
+}
+
+/// Requests other than reads and writes are rare.
+#[cold]
+#[inline(never)]
+fn finish_without_data<D: Parts, T>(
     frames: &mut Vec<Frame>,
     ranges: &mut Vec<DmaBuf>,
     used: Used<RequestChain<D>, Tag<T>>,
 ) -> Completion<D, T> {
     let Tag { kind, token } = used.token;
     let (frame, data, extra) = apart(used.chain);
-    // The used length need not cover the status byte, so only the byte itself counts (5.2.6.1).
-    let written = frame.status.read_value(0).unwrap_or(super::request::NO_STATUS);
-    let mut id = None;
-    if kind == Kind::GetId
-        && let Some(extra) = &extra
-    {
-        id = extra.read_value(0).ok();
-    }
+    let status = frame.status.read_value(0).unwrap_or(NO_STATUS);
+    let id = match &extra {
+        Some(extra) if kind == Kind::GetId => extra.read_value(0).ok(),
+        _ => None,
+    };
     frames.push(frame);
     ranges.extend(extra);
-    Completion { kind, data, token, id, result: result(written) }
+    Completion { kind, data, token, id, result: result(status) }
 }

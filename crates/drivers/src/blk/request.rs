@@ -52,7 +52,7 @@ pub(super) enum Content<D> {
 
 impl<D> Content<D> {
     /// The data, and what else there is.
-    #[inline]
+    #[inline(always)]
     pub(super) fn into_parts(self) -> (Option<D>, Option<DmaBuf>) {
         match self {
             Self::Out(data) | Self::In(data) => (Some(data), None),
@@ -69,7 +69,7 @@ pub(super) type RequestChain<D> = Either<
 >;
 
 /// Puts a request's buffers into a chain.
-#[inline]
+#[inline(always)]
 pub(super) fn chain<D: Parts>(Frame { header, status }: Frame, content: Content<D>) -> RequestChain<D> {
     let (range, id) = match content {
         Content::Out(data) => return Either::One(Chain::new((header, data), status)),
@@ -82,7 +82,7 @@ pub(super) fn chain<D: Parts>(Frame { header, status }: Frame, content: Content<
 }
 
 /// Takes the chain of a request apart: header and status, data, what else there was.
-#[inline]
+#[inline(always)]
 pub(super) fn apart<D: Parts>(chain: RequestChain<D>) -> (Frame, Option<D>, Option<DmaBuf>) {
     match chain {
         Either::One(chain) => {
@@ -120,7 +120,7 @@ impl Frame {
     pub(super) const RANGE: usize = size_of::<DiscardWriteZeroes>();
 
     /// Fills the header in, and a status that was not written.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prepare(&mut self, kind: Kind, sector: u64) {
         let header = RequestHeader { kind: kind.wire().0.into(), reserved: 0.into(), sector: sector.into() };
         // Both buffers were allocated with these lengths.
@@ -130,7 +130,7 @@ impl Frame {
 }
 
 /// What a status byte means.
-#[inline]
+#[inline(always)]
 pub(super) fn result(status: u8) -> Result<(), super::RequestError> {
     match Status(status) {
         Status::OK => Ok(()),

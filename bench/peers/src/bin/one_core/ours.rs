@@ -182,16 +182,16 @@ impl Bench for Device {
                 black_box(chain.read_value::<[u8; 16]>().expect("a header"));
                 let data = chain.writable_len() - 1;
                 for segment in chain.writable_range(0, data).expect("data") {
-                    black_box((segment.as_ptr(), segment.len()));
+                    look_at(&segment);
                 }
                 chain.mark_written(0, data).expect("data");
                 chain.write_last(0).expect("a status");
             } else {
                 for segment in chain.readable() {
-                    black_box((segment.as_ptr(), segment.len()));
+                    look_at(segment);
                 }
                 for segment in chain.writable() {
-                    black_box((segment.as_ptr(), segment.len()));
+                    look_at(segment);
                 }
                 let all = chain.writable_len();
                 chain.mark_written(0, all).expect("all of it");
@@ -212,4 +212,10 @@ impl Bench for Device {
         // SAFETY: the ring lives as long as this.
         unsafe { self.driver.reap(n) };
     }
+}
+
+#[inline(always)]
+fn look_at(segment: &device::Segment) {
+    black_box(segment.as_ptr());
+    black_box(segment.len());
 }

@@ -132,11 +132,13 @@ impl Bench for Driver {
     #[inline(always)]
     fn submit(&mut self, n: usize) {
         let Self { queue, pool, next, .. } = self;
-        for _ in 0..n {
-            let data = pool.pop().expect("not empty");
+        let mut left = n;
+        let added = queue.read_batch(|| {
+            left = left.checked_sub(1)?;
             *next += 1;
-            assert!(queue.read((*next as u64 & 63) * 8, data, *next).is_ok());
-        }
+            Some(((*next as u64 & 63) * 8, pool.pop()?, *next))
+        });
+        assert!(matches!(added, Ok(added) if added == n));
         black_box(queue.kick()).expect("a device");
     }
 
@@ -152,7 +154,9 @@ impl Bench for Driver {
         let mut keep = |done: Completion<DmaBuf, usize>| {
             assert!(done.result.is_ok());
             black_box(done.token);
-            pool.extend(done.data);
+            if let Some(data) = done.data {
+                pool.push(data);
+            }
         };
         if n == 1 {
             keep(queue.complete().expect("not broken").expect("it is done"));
