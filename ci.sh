@@ -57,6 +57,10 @@ if $long; then
     step "long: a server is killed, 50 times in each arrangement"
     VKIT_KILLS=50 cargo test --package vkit --test kill --quiet -- --test-threads 1
 
+    step "long: beside the peers, a short run of all of it"
+    cargo build --release --quiet --package virtio-kit-peers --package vkit
+    target/release/virtio-kit-peers --rounds 1 --patience 0 >/dev/null
+
     step "long: other machines"
     ci/targets.sh
 

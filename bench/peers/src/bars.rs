@@ -118,6 +118,10 @@ fn all() -> Vec<Bar> {
         let what = "block driver, submit and reap a read, owned buffers: time";
         bar(what, "driver/blk", layout, &blk, Of::Time("driver"), Most::Times(1.0));
     }
+    for layout in layouts {
+        let what = "block driver, submit and reap a read: instructions (half, beside virtio-driver over vhost-user)";
+        bar(what, "driver/blk", layout, &["virtio-driver split"], DRIVER, Most::Times(0.5));
+    }
     let pair = ["virtio-driver + virtio-queue, split"];
     for (depth, bars) in [
         (64, [("split", 0.4), ("packed in-order", 0.3)]),
@@ -146,6 +150,11 @@ fn all() -> Vec<Bar> {
             let group = format!("vhost-user/{how}/{depth}");
             bar(&what, &group, cell, peers, Of::Time("ns"), Most::Times(most));
         }
+        let how = if *poll { "polled" } else { "blocking" };
+        let what = format!("vhost-user-blk, null, {how}, depth {depth}: processor time of a read, both ends");
+        let group = format!("vhost-user/{how}/{depth}");
+        let (all, cpu) = (crate::end_to_end::THEIRS, Of::Time("CPU, ns"));
+        bar(&what, &group, "vkit, ours", all, cpu, Most::Times(1.0));
     }
     all
 }
@@ -188,7 +197,60 @@ impl Of {
 
 /// What came of the bars for which everything was measured.
 pub(crate) fn verdicts(measured: &[Measured]) -> Vec<Verdict> {
-    all().iter().filter_map(|bar| verdict(bar, measured)).collect()
+    let mut all: Vec<Verdict> = all().iter().filter_map(|bar| verdict(bar, measured)).collect();
+    all.extend(flat(measured));
+    all.extend(regions(measured));
+    all
+}
+
+fn instructions(group: &Measured, name: &str) -> Option<f64> {
+    let [submit, device, reap, _] = group.cells.iter().find(|cell| cell.name == name)?.counts?;
+    Some(if name.starts_with("driver") { submit + reap } else { device })
+}
+
+/// A row about the project alone: `value` is to be at most `bar`.
+fn alone(what: &str, ours: &str, value: f64, bar: f64) -> Verdict {
+    let value = Spread { median: value, min: value, max: value };
+    let (what, ours) = (what.to_owned(), ours.to_owned());
+    Verdict { what, ours, unit: "ratio", value, peer: None, ratio: None, bar, reached: value.median }
+}
+
+/// Whether the cost of a request is the same in rings of all sizes.
+fn flat(measured: &[Measured]) -> Vec<Verdict> {
+    let Some(group) = measured.iter().find(|group| group.id == "scale/size") else { return Vec::new() };
+    let mut ends: Vec<&str> =
+        group.cells.iter().filter_map(|cell| Some(cell.name.rsplit_once(", ")?.0)).collect();
+    ends.dedup();
+    let verdict = |end: &&str| {
+        let of_end = group.cells.iter().filter(|cell| cell.name.rsplit_once(", ").is_some_and(|(e, _)| e == *end));
+        let all: Vec<f64> = of_end.filter_map(|cell| instructions(group, &cell.name)).collect();
+        let (least, most) = (all.iter().copied().reduce(f64::min)?, all.iter().copied().reduce(f64::max)?);
+        let what = "instructions of a request, ring sizes 8 to 32768: the most over the least";
+        Some(alone(what, end, most / least, 1.1))
+    };
+    ends.iter().filter_map(verdict).collect()
+}
+
+/// Whether finding a buffer among many regions is logarithmic, and free in the region of the one before.
+fn regions(measured: &[Measured]) -> Vec<Verdict> {
+    let Some(group) = measured.iter().find(|group| group.id == "scale/regions") else { return Vec::new() };
+    let of = |name: &str, count: u32| instructions(group, &format!("{name}, {count}"));
+    let verdicts = || {
+        let (one, all) = (of("same region", 1)?, of("same region", 4096)?);
+        let (few, some, many) =
+            (one, of("another region each", 64)?, of("another region each", 4096)?);
+        Some(vec![
+            alone("buffers in the region of the one before, 4096 regions over 1", "device", all / one, 1.01),
+            // As many doublings in both.
+            alone(
+                "buffers in another region each: what 64 to 4096 regions add over what 1 to 64 do",
+                "device",
+                (many - some) / (some - few),
+                1.0,
+            ),
+        ])
+    };
+    verdicts().unwrap_or_default()
 }
 
 fn verdict(bar: &Bar, measured: &[Measured]) -> Option<Verdict> {

@@ -41,6 +41,7 @@ fn paint<B: DrawingBackend>(
         area.draw(&Rectangle::new(corners, colour.filled()))?;
         let figure = match (&verdict.ratio, verdict.is_absolute()) {
             (Some(ratio), false) => format!("{:.2}x", ratio.median),
+            _ if verdict.unit == "ratio" => format!("{:.2}", verdict.value.median),
             _ => format!("{:.0}", verdict.value.median),
         };
         area.draw_text(&figure, &left, (LEFT + length + 6, middle))?;

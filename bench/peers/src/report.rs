@@ -49,8 +49,10 @@ fn bars(verdicts: &[Verdict]) -> String {
     for verdict in verdicts {
         let Verdict { what, ours, unit, value, peer, ratio, bar, .. } = verdict;
         let exact = *unit == "instructions";
-        let figure = |spread: &Spread| {
-            if exact { format!("{:.1}", spread.median) } else { format!("{spread:.1} ns") }
+        let figure = |spread: &Spread| match *unit {
+            "instructions" => format!("{:.1}", spread.median),
+            "ratio" => format!("{:.3}", spread.median),
+            _ => format!("{spread:.1} ns"),
         };
         let (name, theirs) =
             peer.as_ref().map_or(("-", "-".into()), |(name, spread)| (name.as_str(), figure(spread)));

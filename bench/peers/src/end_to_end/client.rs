@@ -126,11 +126,13 @@ pub(super) fn run(client: &mut impl Client, plan: &Plan, device: u32) -> Result<
         return Err("the run was too short".into());
     };
     let count = reads.max(1) as f64;
+    let (client, device) = ((cpu1 - cpu0) * 1e9 / count, (dev1 - dev0) * 1e9 / count);
     Ok(vec![
         ("ns", (t1 - t0).as_nanos() as f64 / count),
         ("kIOPS", count / (t1 - t0).as_secs_f64() / 1e3),
-        ("client CPU, ns", (cpu1 - cpu0) * 1e9 / count),
-        ("device CPU, ns", (dev1 - dev0) * 1e9 / count),
+        ("CPU, ns", client + device),
+        ("client CPU, ns", client),
+        ("device CPU, ns", device),
         ("kicks", kicks as f64 / count),
         ("sleeps", waits as f64 / count),
     ])

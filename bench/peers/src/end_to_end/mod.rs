@@ -16,7 +16,8 @@ use virtio_kit_peers::noise::foreign;
 /// Bars of one group: a cell of ours, the peers it is compared with, and the most that its time may be of theirs.
 pub(crate) type EndBars = &'static [(&'static str, &'static [&'static str], f64)];
 
-const THEIRS: &[&str] = &[
+/// What the project's device is compared with.
+pub(crate) const THEIRS: &[&str] = &[
     "qemu-storage-daemon, virtio-driver",
     "qemu-storage-daemon iothread, virtio-driver",
     "vhost-user-backend, virtio-driver",
