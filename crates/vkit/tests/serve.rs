@@ -120,3 +120,30 @@ fn an_image_that_may_not_be_written_is_offered_read_only() {
     assert_eq!(finish(child, LIMIT).code(), Some(0));
     assert_eq!(std::fs::read(&image).unwrap(), common::pattern(1 << 20));
 }
+
+#[test]
+fn entropy_is_the_kernels_or_a_files_of_which_no_two_devices_give_the_same() {
+    let folder = Folder::new();
+    let (one, two) = (folder.at("s1"), folder.at("s2"));
+    let (child, mut out) = serve(&format!("rng --socket {one}"));
+    let bytes = run(&format!("rng vhost-user:{one} --length 4K")).ok().stdout;
+    assert_eq!(bytes.len(), 4096);
+    assert_ne!(run(&format!("rng vhost-user:{one} --length 4K")).ok().stdout, bytes);
+    signal(&child, Signal::TERM);
+    assert_eq!(json(&mut out)["status"], "ended");
+    assert_eq!(finish(child, LIMIT).ok().stdout, b"");
+    let source = folder.file("source", 64);
+    let (child, _out) = serve(&format!("rng --socket {one} --socket {two} --source {source}"));
+    // What the first driver has asked for and not used is gone.
+    let first = run(&format!("rng vhost-user:{one} --length 32")).ok().stdout;
+    assert_eq!(first, common::pattern(64)[..32]);
+    let none = run(&format!("rng vhost-user:{two} --length 64"));
+    assert_eq!((none.code(), none.stderr.lines().count()), (Some(1), 1), "{none:?}");
+    signal(&child, Signal::TERM);
+    let ended = finish(child, LIMIT);
+    assert_eq!(ended.code(), Some(0));
+    assert!(ended.stderr.contains("the queue ends"), "{}", ended.stderr);
+    let none = folder.at("none");
+    run(&format!("serve rng --socket {one} --source {none}"))
+        .failed(1, &format!("vkit: {none}: No such file or directory (os error 2)"));
+}

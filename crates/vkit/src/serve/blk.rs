@@ -63,13 +63,7 @@ impl BlkArgs {
     }
 
     fn nothing(&self) -> Export {
-        let device = Blk::new(NullBackend::new(self.size), self.queues);
-        Export {
-            device: Box::new(device),
-            name: "null".into(),
-            reload: Box::new(|| {}),
-            finish: Box::new(|| Ok(())),
-        }
+        Export::new(Blk::new(NullBackend::new(self.size), self.queues), "null")
     }
 
     fn file(&self, image: &Path) -> Result<Export> {
@@ -105,6 +99,6 @@ impl BlkArgs {
                 Err(Failure::new(what))
             }
         };
-        Ok(Export { device: Box::new(device), name, reload: Box::new(reload), finish: Box::new(finish) })
+        Ok(Export::new(device, name).on_reload(reload).on_finish(finish))
     }
 }
