@@ -3,6 +3,8 @@
 //! A device type is one file here: its arguments, and how they become [`Export`]s.
 
 mod blk;
+mod console;
+mod net;
 mod rng;
 mod signals;
 mod stats;
@@ -23,6 +25,10 @@ use virtio_kit_linux::vhost_user::back_end::{BackEnd, Listener, Options, Polling
 pub(crate) enum ServeCommand {
     /// Serve block devices: files, or nothing at all
     Blk(blk::BlkArgs),
+    /// Serve network devices: TAPs, or a switch between them
+    Net(net::NetArgs),
+    /// Serve consoles: at this terminal, at others, at sockets
+    Console(console::ConsoleArgs),
     /// Serve entropy devices: the kernel's generator, or a file
     Rng(rng::RngArgs),
 }
@@ -99,6 +105,11 @@ impl Export {
         self
     }
 
+    fn counting(mut self, counters: impl Fn() -> Vec<(&'static str, u64)> + 'static) -> Self {
+        self.behind.counters = Box::new(counters);
+        self
+    }
+
     fn on_finish(mut self, finish: impl FnOnce() -> Result<()> + 'static) -> Self {
         self.behind.finish = Box::new(finish);
         self
@@ -108,6 +119,8 @@ impl Export {
 pub(crate) fn run(command: &ServeCommand) -> Result<()> {
     match command {
         ServeCommand::Blk(args) => serve("blk", &args.common, || args.exports()),
+        ServeCommand::Net(args) => serve("net", &args.common, || args.exports()),
+        ServeCommand::Console(args) => serve("console", &args.common, || args.exports()),
         ServeCommand::Rng(args) => serve("rng", &args.common, || args.exports()),
     }
 }

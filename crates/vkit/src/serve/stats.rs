@@ -14,8 +14,9 @@ pub(super) fn print(as_json: bool, all: &[Served]) -> Result<()> {
                 own.into_iter().map(|(name, count)| (name.into(), count.into())).collect();
             output::json(&json!({ "status": "counters", "socket": socket, "device": own }))?;
         } else if !own.is_empty() {
-            let own: Vec<_> = own.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
-            eprintln!("{name}: {}", own.join(", "));
+            let own = own.into_iter().filter(|(_, count)| *count > 0);
+            let own: Vec<_> = own.map(|(what, count)| format!("{count} {what}")).collect();
+            eprintln!("{name}: {}", if own.is_empty() { "nothing yet".into() } else { own.join(", ") });
         }
         for queue in runner.queues() {
             let counters = queue.counters();
