@@ -57,6 +57,10 @@ if $long; then
     step "long: a server is killed, 50 times in each arrangement"
     VKIT_KILLS=50 cargo test --package vkit --test kill --quiet -- --test-threads 1
 
+    step "long: guests and DPDK, more of it"
+    VKIT_MIB=64 cargo test --package vkit --test guest_net --quiet -- --test-threads 1
+    VIRTIO_KIT_FRAMES=200000 cargo test --package virtio-kit-linux --test dpdk_front_end --quiet
+
     step "long: other machines"
     ci/targets.sh
 

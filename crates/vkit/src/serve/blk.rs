@@ -37,6 +37,9 @@ pub(crate) struct BlkArgs {
     /// How long to wait while others have an image in use: what a killed server has left to the kernel, say
     #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "10")]
     wait: Duration,
+    /// Somebody else uses the image now, and gives it up before anybody uses it here: live migration
+    #[arg(long, conflicts_with = "null")]
+    incoming: bool,
     /// Give space up that is discarded: punch holes into the file
     #[arg(long)]
     discard: bool,
@@ -75,7 +78,9 @@ impl BlkArgs {
             ..storage::Options::default()
         };
         let backend = FileBackend::open(image, options).map_err(Failure::new)?;
-        backend.check_unused(self.wait).map_err(Failure::new)?;
+        if !self.incoming {
+            backend.check_unused(self.wait).map_err(Failure::new)?;
+        }
         let device = Blk::new(backend.clone(), self.queues);
         let (resizer, measured) = (device.resizer(), backend.clone());
         let mut len = measured.measure().unwrap_or(0);
