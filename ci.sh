@@ -61,6 +61,10 @@ if $long; then
     cargo build --release --quiet --package virtio-kit-peers --package vkit
     target/release/virtio-kit-peers --rounds 1 --patience 0 >/dev/null
 
+    step "long: guests and DPDK, more of it"
+    VKIT_MIB=64 cargo test --package vkit --test guest_net --quiet -- --test-threads 1
+    VIRTIO_KIT_FRAMES=200000 cargo test --package virtio-kit-linux --test dpdk_front_end --quiet
+
     step "long: other machines"
     ci/targets.sh
 

@@ -55,6 +55,11 @@ impl FileSource {
         }
         Ok(Self { file })
     }
+
+    /// Another source over the same opened file: what one gives the other does not.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()? })
+    }
 }
 
 impl Source for FileSource {
@@ -115,7 +120,9 @@ mod tests {
         let mut source = FileSource::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let mut to = [0; 8];
-        assert_eq!(source.poll(&mut to), Ok(3));
+        assert_eq!(source.poll(&mut to[..2]), Ok(2));
+        let mut other = source.try_clone().unwrap();
+        assert_eq!(other.poll(&mut to[2..]), Ok(1));
         assert_eq!(to[..3], [1, 2, 3]);
         assert!(matches!(source.poll(&mut to), Err(DeviceError::Backend(_))));
         let error = FileSource::open(&path).unwrap_err().to_string();

@@ -6,6 +6,7 @@ pub mod entropy;
 pub mod event;
 pub mod event_waker;
 pub mod mapping;
+pub mod net;
 pub mod process;
 pub mod qtest;
 pub mod shared_memory;

@@ -6,7 +6,7 @@ mod common;
 #[allow(unreachable_pub, reason = "a module of a test")]
 mod packet;
 #[path = "tap/wire.rs"]
-#[allow(unreachable_pub, reason = "a module of a test")]
+#[allow(unreachable_pub, dead_code, reason = "a module of two tests")]
 mod wire;
 
 use std::num::NonZeroU16;

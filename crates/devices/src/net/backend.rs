@@ -61,6 +61,12 @@ pub trait Backend: Send {
     /// and no others.
     fn takes(&self) -> Features;
 
+    /// Whether frames come by the receive queue that the driver's indirection table says. If not, the device does not
+    /// offer receive-side scaling.
+    fn steers(&self) -> bool {
+        true
+    }
+
     /// The device exists: how it wants received frames to be spread over its queues.
     fn attach(&mut self, steering: Steering);
 

@@ -11,6 +11,13 @@ macro_rules! counters {
             $($(#[$field_doc])* pub $field: u64,)+
         }
 
+        impl $name {
+            /// All of them, by their names.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field),)+].into_iter()
+            }
+        }
+
         /// The same, as it is counted.
         #[derive(Default)]
         pub(super) struct $tally {

@@ -158,7 +158,10 @@ impl<B: Backend> Device for Net<B> {
     fn features(&self) -> Features {
         let mut features = ALWAYS | (self.backend.takes() & ALL_OFFLOADS);
         if self.shared.pairs() > 1 {
-            features |= F::MQ | F::RSS;
+            features |= F::MQ;
+            if self.backend.steers() {
+                features |= F::RSS;
+            }
         }
         if self.shared.mtu().is_some() {
             features |= F::MTU;
@@ -197,7 +200,7 @@ impl<B: Backend> Device for Net<B> {
         let waker = self.waker(index);
         let control = queue::control(features, shared.pairs());
         if features.contains(F::CTRL_VQ) && u32::from(index) == control {
-            shared.set_control_waker(waker);
+            shared.control_starts(waker);
             return Ok(Box::new(Serving::new(queue, ControlService::new(shared, features))));
         }
         let pair = index / 2;

@@ -74,6 +74,7 @@ impl ReceiveService {
     ) -> Self {
         let size = usize::from(size);
         let mtu = shared.mtu().filter(|_| features.contains(F::MTU));
+        shared.receives(pair, true);
         Self {
             source,
             settings: shared.settings.see(),
@@ -282,6 +283,12 @@ fn header(frame: &Frame, cut: Cut, offloads: GuestOffloads, features: Features, 
         header.hash_report = hash.report.0.into();
     }
     header
+}
+
+impl Drop for ReceiveService {
+    fn drop(&mut self) {
+        self.shared.receives(self.pair, false);
+    }
 }
 
 impl Service for ReceiveService {

@@ -30,7 +30,15 @@ pub(super) struct Shared {
     /// A command waits until they are not.
     command_waits: AtomicBool,
     control: Mutex<Option<Waker>>,
+    receiving: Mutex<Receiving>,
     notice: Mutex<Option<Arc<ConfigNotice>>>,
+}
+
+/// Which receive queues run.
+struct Receiving {
+    pairs: Box<[bool]>,
+    /// The control queue has started: how many are in use is what the driver says.
+    controlled: bool,
 }
 
 impl Shared {
@@ -49,6 +57,10 @@ impl Shared {
             busy: (0..options.pairs).map(|_| AtomicBool::new(false)).collect(),
             command_waits: AtomicBool::new(false),
             control: Mutex::new(None),
+            receiving: Mutex::new(Receiving {
+                pairs: (0..options.pairs).map(|_| false).collect(),
+                controlled: false,
+            }),
             notice: Mutex::new(None),
         }
     }
@@ -80,6 +92,7 @@ impl Shared {
     /// The driver settled on features, or, with none, was reset.
     pub(super) fn begin(&self, features: Features) {
         self.settings.change(|_| (Settings::initial(self.mac, features), ()));
+        self.receiving.lock().controlled = false;
         self.flows.forget();
         self.announces.store(features.contains(F::GUEST_ANNOUNCE), Ordering::Relaxed);
         self.announced();
@@ -89,8 +102,36 @@ impl Shared {
         *self.notice.lock() = Some(notice);
     }
 
-    pub(super) fn set_control_waker(&self, waker: Waker) {
+    /// The control queue starts.
+    pub(super) fn control_starts(&self, waker: Waker) {
         *self.control.lock() = Some(waker);
+        let mut receiving = self.receiving.lock();
+        receiving.controlled = true;
+        self.use_pairs(1);
+    }
+
+    /// A receive queue starts, or has stopped. Over vhost-user the control queue may be the front-end's, and never start
+    /// here: the queues in use are then those that run.
+    pub(super) fn receives(&self, pair: u16, runs: bool) {
+        let mut receiving = self.receiving.lock();
+        if let Some(of_pair) = receiving.pairs.get_mut(usize::from(pair)) {
+            *of_pair = runs;
+        }
+        if !receiving.controlled {
+            let running = receiving.pairs.iter().take_while(|runs| **runs).count();
+            self.use_pairs(running.max(1) as u16);
+        }
+    }
+
+    fn use_pairs(&self, pairs: u16) {
+        if self.settings.see().spread.pairs == pairs {
+            return;
+        }
+        self.settings.change(|settings| {
+            let mut settings = settings.clone();
+            settings.spread.pairs = pairs;
+            (settings, ())
+        });
     }
 
     fn changed(&self) {

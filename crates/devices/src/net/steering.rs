@@ -44,6 +44,13 @@ impl Steering {
 }
 
 impl Steerer {
+    /// How many pairs of queues the driver uses, the first ones.
+    #[inline]
+    pub fn pairs(&mut self) -> u16 {
+        self.settings.refresh(&self.shared.settings);
+        self.settings.spread.pairs
+    }
+
     /// Where a frame goes now.
     #[inline]
     pub fn choose(&mut self, frame: &[u8]) -> Choice {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct OpenError {
     path: PathBuf,
     kind: OpenErrorKind,
+    /// What somebody else says of it.
+    detail: Option<String>,
 }
 
 /// Why a file cannot be a storage.
@@ -43,13 +45,21 @@ pub enum OpenErrorKind {
     Depth(u16),
     /// The kernel gives no io_uring that can do what is needed; with its error number, or 0 if it is too old.
     NoUring(i32),
+    /// It is no image of the format that it was taken for, or one of a kind that cannot be used.
+    Format,
     /// Anything else, with the operating system's error number.
     Os(i32),
 }
 
 impl OpenError {
     pub(super) fn new(path: &Path, kind: OpenErrorKind) -> Self {
-        Self { path: path.into(), kind }
+        Self { path: path.into(), kind, detail: None }
+    }
+
+    #[cfg(feature = "qcow2")]
+    pub(super) fn format(path: &Path, error: &io::Error) -> Self {
+        let detail = error.to_string().split('\n').next().map(Into::into);
+        Self { path: path.into(), kind: OpenErrorKind::Format, detail }
     }
 
     /// What went wrong.
@@ -115,6 +125,10 @@ impl fmt::Display for OpenError {
             OpenErrorKind::NoUring(number) => {
                 let error = io::Error::from_raw_os_error(number);
                 write!(f, "{path}: no io_uring ({error}); allow it with `sysctl kernel.io_uring_disabled=0`")
+            }
+            OpenErrorKind::Format => {
+                let detail = self.detail.as_deref().unwrap_or("no more is known");
+                write!(f, "{path}: no qcow2 image that can be used: {detail}; see `qemu-img check {path}`")
             }
             OpenErrorKind::Os(number) => {
                 write!(f, "{path}: cannot be opened: {}", io::Error::from_raw_os_error(number))

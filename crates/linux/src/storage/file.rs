@@ -52,7 +52,7 @@ pub struct FileBackend {
 }
 
 /// How long a queue that starts waits for whoever used the file before.
-const LOCK_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the queues of a file have in common.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     /// How long to wait for the kernel.
     pub(super) limit: Duration,
-    pub(super) lock: Lock,
+    pub(super) lock: Arc<Lock>,
 }
 
 impl FileBackend {
@@ -101,20 +101,14 @@ impl FileBackend {
     /// Whether somebody else writes to it, or reads it while this is to write: waits so long for them to end. A queue
     /// that starts looks again.
     pub fn check_unused(&self, limit: Duration) -> Result<(), OpenError> {
-        let held = Held::take(&self.shared, limit);
-        held.map(drop).map_err(|error| match error {
-            Errno::AGAIN | Errno::ACCESS => OpenError::new(&self.shared.path, OpenErrorKind::InUse),
-            other => OpenError::new(&self.shared.path, OpenErrorKind::Os(other.raw_os_error())),
-        })
+        let held = Held::take(&self.shared.lock, limit);
+        held.map(drop).map_err(|error| in_use(&self.shared.path, error))
     }
 
     /// The way of one queue. While there is any, nobody else gets to write to the file: see
     /// [`check_unused`](Self::check_unused). What a killed process has left to the kernel is waited for.
     pub fn queue(&self) -> Result<UringStorage, DeviceError> {
-        let held = Held::take(&self.shared, LOCK_LIMIT).map_err(|error| match error {
-            Errno::AGAIN | Errno::ACCESS => DeviceError::Backend("somebody else has the image in use"),
-            other => DeviceError::Os(other.raw_os_error()),
-        })?;
+        let held = Held::take(&self.shared.lock, LOCK_LIMIT).map_err(not_held)?;
         UringStorage::new(self.shared.clone(), held)
     }
 
@@ -122,26 +116,33 @@ impl FileBackend {
     /// does not answer.
     #[cfg(test)]
     pub(super) fn of_file(file: File, len: u64, limit: Duration) -> Self {
-        let shared = Shared::new(file, PathBuf::new(), len, 512, Options::default());
         // A pipe cannot be locked.
-        Self { shared: Arc::new(Shared { limit, lock: Lock::without(), ..shared }) }
+        let lock = Lock::without(&file);
+        let shared = Shared::new(file, PathBuf::new(), len, 512, Options::default(), lock);
+        Self { shared: Arc::new(Shared { limit, ..shared }) }
+    }
+}
+
+/// A queue cannot start.
+pub(super) fn not_held(error: Errno) -> DeviceError {
+    match error {
+        Errno::AGAIN | Errno::ACCESS => DeviceError::Backend("somebody else has the image in use"),
+        other => DeviceError::Os(other.raw_os_error()),
+    }
+}
+
+/// A file that cannot be locked.
+pub(super) fn in_use(path: &Path, error: Errno) -> OpenError {
+    match error {
+        Errno::AGAIN | Errno::ACCESS => OpenError::new(path, OpenErrorKind::InUse),
+        other => OpenError::new(path, OpenErrorKind::Os(other.raw_os_error())),
     }
 }
 
 impl Shared {
-    fn new(file: File, path: PathBuf, len: u64, block: u32, options: Options) -> Self {
+    fn new(file: File, path: PathBuf, len: u64, block: u32, options: Options, lock: Arc<Lock>) -> Self {
         let (sync_failed, counters) = (AtomicBool::new(false), Arc::default());
-        Self {
-            file,
-            path,
-            len,
-            block,
-            options,
-            sync_failed,
-            counters,
-            limit: Duration::from_secs(30),
-            lock: Lock::default(),
-        }
+        Self { file, path, len, block, options, sync_failed, counters, limit: Duration::from_secs(30), lock }
     }
 }
 
@@ -177,11 +178,12 @@ fn open(path: &Path, mut options: Options) -> Result<FileBackend, OpenErrorKind>
         options.discard = fallocate(&file, punch, len, 4096).is_ok();
     }
     new_ring(&file, 1).map_err(|error| OpenErrorKind::NoUring(error.raw_os_error().unwrap_or(0)))?;
-    Ok(FileBackend { shared: Arc::new(Shared::new(file, path.into(), len, block, options)) })
+    let lock = Lock::new(&file, read_only).map_err(failed)?;
+    Ok(FileBackend { shared: Arc::new(Shared::new(file, path.into(), len, block, options, lock)) })
 }
 
 /// Whether it is a block device; otherwise it is a regular file.
-fn storage_type(metadata: &std::fs::Metadata) -> Result<bool, OpenErrorKind> {
+pub(super) fn storage_type(metadata: &std::fs::Metadata) -> Result<bool, OpenErrorKind> {
     let kind = metadata.file_type();
     match () {
         () if kind.is_dir() => Err(OpenErrorKind::Directory),

@@ -20,36 +20,44 @@ const RETRY: Duration = Duration::from_millis(2);
 const NOTABLE: Duration = Duration::from_millis(100);
 
 /// The lock of a file that several queues share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lock {
+    /// Another descriptor of the description.
+    file: File,
+    kind: libc::c_int,
     holders: Mutex<usize>,
 }
 
 impl Lock {
+    /// The lock of the description behind `file`: for writing, or shared with others that only read.
+    pub(super) fn new(file: &File, read_only: bool) -> io::Result<Arc<Self>> {
+        let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+        Ok(Arc::new(Self { file: file.try_clone()?, kind, holders: Mutex::new(0) }))
+    }
+
     /// One that is never taken.
     #[cfg(test)]
-    pub(super) fn without() -> Self {
-        Self { holders: Mutex::new(1) }
+    pub(super) fn without(file: &File) -> Arc<Self> {
+        let (file, kind) = (file.try_clone().unwrap(), libc::F_WRLCK);
+        Arc::new(Self { file, kind, holders: Mutex::new(1) })
     }
 }
 
 /// Held by a queue.
 #[derive(Debug)]
 pub(super) struct Held {
-    shared: Arc<super::file::Shared>,
+    lock: Arc<Lock>,
 }
 
 impl Held {
-    /// Takes the lock for one more queue: for writing, or shared with others that only read. Waits for as long as
-    /// `limit` while another description has it.
-    pub(super) fn take(shared: &Arc<super::file::Shared>, limit: Duration) -> Result<Self, Errno> {
-        let mut holders = shared.lock.holders.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes the lock for one more queue. Waits for as long as `limit` while another description has it.
+    pub(super) fn take(lock: &Arc<Lock>, limit: Duration) -> Result<Self, Errno> {
+        let mut holders = lock.holders.lock().unwrap_or_else(PoisonError::into_inner);
         if *holders == 0 {
-            let kind = if shared.options.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
             let start = Instant::now();
             let deadline = start + limit;
             loop {
-                match set(&shared.file, kind) {
+                match set(&lock.file, lock.kind) {
                     Ok(()) => {
                         if start.elapsed() > NOTABLE {
                             tracing::info!("the image was in use by others for {:?}", start.elapsed());
@@ -64,17 +72,17 @@ impl Held {
             }
         }
         *holders += 1;
-        Ok(Self { shared: shared.clone() })
+        Ok(Self { lock: lock.clone() })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut holders = self.shared.lock.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holders = self.lock.holders.lock().unwrap_or_else(PoisonError::into_inner);
         *holders -= 1;
         if *holders == 0 {
             // It goes with the description at the latest.
-            let _ = set(&self.shared.file, libc::F_UNLCK);
+            let _ = set(&self.lock.file, libc::F_UNLCK);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! its own, so queues share nothing but the file and its [`Counters`]. Data move between the file and the
 //! driver's memory without a copy, except with direct I/O from or to memory that is not aligned for it.
 //!
+//! With the feature `qcow2` there is also `Qcow2Backend`, for images of that format, on threads of its own.
+//!
 //! Linux 5.11 or later is needed, for waits with a time limit.
 
 mod counters;
@@ -11,6 +13,8 @@ mod error;
 mod file;
 mod job;
 mod lock;
+#[cfg(feature = "qcow2")]
+mod qcow2;
 mod slot;
 mod uring;
 
@@ -20,4 +24,6 @@ mod tests;
 pub use counters::Counters;
 pub use error::{OpenError, OpenErrorKind};
 pub use file::{FileBackend, Options};
+#[cfg(feature = "qcow2")]
+pub use qcow2::Qcow2Backend;
 pub use uring::UringStorage;

@@ -36,13 +36,22 @@ fn request(flags: i32) -> libc::ifreq {
     request
 }
 
+/// Leaves this thread alone in a network namespace, in which the kernel itself says nothing.
+pub fn leave_network() {
+    // SAFETY: no pointers.
+    checked(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "unshare");
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").ok();
+}
+
 impl Tap {
+    /// The other end of the TAP `tap0`, which somebody else has opened in this namespace.
+    pub fn of_somebody() -> Self {
+        Self::with(Vec::new())
+    }
+
     /// Makes a TAP of `queues` queues in a namespace of its own.
     pub fn new(queues: usize) -> Self {
-        // SAFETY: no pointers.
-        checked(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "unshare");
-        // The kernel itself is to say nothing.
-        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").ok();
+        leave_network();
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
         let queues: Vec<File> = (0..queues)
             .map(|_| {
@@ -57,6 +66,10 @@ impl Tap {
                 unsafe { File::from_raw_fd(fd) }
             })
             .collect();
+        Self::with(queues)
+    }
+
+    fn with(queues: Vec<File>) -> Self {
         // SAFETY: no pointers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         // SAFETY: nobody else has it.
@@ -97,6 +110,16 @@ impl Tap {
     /// QEMU's names of the queues.
     pub fn fds(&self) -> String {
         self.queues.iter().map(|queue| queue.as_raw_fd().to_string()).collect::<Vec<_>>().join(":")
+    }
+
+    /// Brings the interface down.
+    pub fn stop(&self) {
+        let mut down = request(0);
+        // SAFETY: a socket and the struct that the request expects.
+        checked(
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut down) },
+            "SIOCSIFFLAGS",
+        );
     }
 
     /// The next frame that QEMU gave to the kernel, and what the kernel makes of its header.

@@ -5,7 +5,7 @@ const ESCAPE: u8 = 0x1d;
 
 /// What becomes of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Typed {
+pub(crate) enum Typed {
     /// These bytes are sent.
     Send(Vec<u8>),
     /// Nothing yet: the next key says.
@@ -16,12 +16,12 @@ pub(super) enum Typed {
 
 /// Whether the last key was the escape.
 #[derive(Debug, Default)]
-pub(super) struct Escape {
+pub(crate) struct Escape {
     held: bool,
 }
 
 impl Escape {
-    pub(super) fn typed(&mut self, byte: u8) -> Typed {
+    pub(crate) fn typed(&mut self, byte: u8) -> Typed {
         match (std::mem::take(&mut self.held), byte) {
             (false, ESCAPE) => {
                 self.held = true;

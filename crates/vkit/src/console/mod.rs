@@ -6,7 +6,7 @@ use crate::cli::ConsoleArgs;
 use crate::failure::{Failure, Result, reason};
 use crate::output;
 use crate::target::Target;
-use escape::{Escape, Typed};
+pub(crate) use escape::{Escape, Typed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

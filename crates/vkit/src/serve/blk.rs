@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use virtio_kit_devices::blk::{Blk, NullBackend};
-use virtio_kit_linux::storage::{self, FileBackend};
+use virtio_kit_linux::storage::{self, FileBackend, Qcow2Backend};
 
 #[derive(Debug, Args)]
 pub(crate) struct BlkArgs {
@@ -40,6 +40,9 @@ pub(crate) struct BlkArgs {
     /// How long to wait while others have an image in use: what a killed server has left to the kernel, say
     #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "10")]
     wait: Duration,
+    /// Somebody else uses the image now, and gives it up before anybody uses it here: live migration
+    #[arg(long, conflicts_with = "null")]
+    incoming: bool,
     /// Give space up that is discarded: punch holes into the file
     #[arg(long)]
     discard: bool,
@@ -49,6 +52,8 @@ pub(crate) struct BlkArgs {
 enum Format {
     /// The content as it is
     Raw,
+    /// An image as QEMU makes it, with what it refers to
+    Qcow2,
 }
 
 impl BlkArgs {
@@ -67,25 +72,54 @@ impl BlkArgs {
 
     fn nothing(&self) -> Export {
         let backend = if self.zeros { NullBackend::zeros } else { NullBackend::new };
-        let device = Blk::new(backend(self.size), self.queues);
-        Export {
-            device: Box::new(device),
-            name: "null".into(),
-            reload: Box::new(|| {}),
-            finish: Box::new(|| Ok(())),
-        }
+        Export::new(Blk::new(backend(self.size), self.queues), "null")
     }
 
     fn file(&self, image: &Path) -> Result<Export> {
-        let Format::Raw = self.format;
         let options = storage::Options {
             read_only: self.read_only,
             direct: self.direct,
             discard: self.discard,
             ..storage::Options::default()
         };
+        match self.format {
+            Format::Raw => self.raw(image, options),
+            Format::Qcow2 => self.qcow2(image, options),
+        }
+    }
+
+    fn qcow2(&self, image: &Path, options: storage::Options) -> Result<Export> {
+        let backend = Qcow2Backend::open(image, options).map_err(Failure::new)?;
+        if !self.incoming {
+            backend.check_unused(self.wait).map_err(Failure::new)?;
+        }
+        let device = Blk::new(backend.clone(), self.queues);
+        let name = image.display().to_string();
+        let finish = self.durable(name.clone(), move || backend.sync());
+        Ok(Export::new(device, name).on_finish(finish))
+    }
+
+    /// What is written is durable in the end, or the user is told.
+    fn durable(
+        &self,
+        name: String,
+        sync: impl FnOnce() -> std::io::Result<()> + 'static,
+    ) -> impl FnOnce() -> Result<()> + 'static {
+        let read_only = self.read_only;
+        move || match sync() {
+            Err(error) if !read_only => {
+                let what = format!("{name}: what was written last is not durable: {}", reason(&error));
+                Err(Failure::new(what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn raw(&self, image: &Path, options: storage::Options) -> Result<Export> {
         let backend = FileBackend::open(image, options).map_err(Failure::new)?;
-        backend.check_unused(self.wait).map_err(Failure::new)?;
+        if !self.incoming {
+            backend.check_unused(self.wait).map_err(Failure::new)?;
+        }
         let device = Blk::new(backend.clone(), self.queues);
         let (resizer, measured) = (device.resizer(), backend.clone());
         let mut len = measured.measure().unwrap_or(0);
@@ -100,15 +134,7 @@ impl BlkArgs {
             Ok(_) => {}
             Err(error) => tracing::warn!("{of_reload}: {}", reason(&error)),
         };
-        let read_only = self.read_only;
-        let finish = move || match backend.sync() {
-            _ if read_only => Ok(()),
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let what = format!("{of_finish}: what was written last is not durable: {}", reason(&error));
-                Err(Failure::new(what))
-            }
-        };
-        Ok(Export { device: Box::new(device), name, reload: Box::new(reload), finish: Box::new(finish) })
+        let finish = self.durable(of_finish, move || backend.sync());
+        Ok(Export::new(device, name).on_reload(reload).on_finish(finish))
     }
 }

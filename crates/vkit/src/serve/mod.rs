@@ -3,6 +3,9 @@
 //! A device type is one file here: its arguments, and how they become [`Export`]s.
 
 mod blk;
+mod console;
+mod net;
+mod rng;
 mod signals;
 mod stats;
 
@@ -22,6 +25,12 @@ use virtio_kit_linux::vhost_user::back_end::{BackEnd, Listener, Options, Polling
 pub(crate) enum ServeCommand {
     /// Serve block devices: files, or nothing at all
     Blk(blk::BlkArgs),
+    /// Serve network devices: TAPs, or a switch between them
+    Net(net::NetArgs),
+    /// Serve consoles: at this terminal, at others, at sockets
+    Console(console::ConsoleArgs),
+    /// Serve entropy devices: the kernel's generator, or a file
+    Rng(rng::RngArgs),
 }
 
 /// What all device types have.
@@ -64,17 +73,55 @@ enum ThreadsChoice {
 /// A device that is ready to be served.
 struct Export {
     device: Box<dyn Device>,
+    behind: Behind,
+}
+
+/// What is behind a device.
+struct Behind {
     /// What the user knows it by.
     name: String,
-    /// Looks whether what is behind it has changed (SIGHUP).
+    /// Looks whether it has changed (SIGHUP).
     reload: Box<dyn FnMut()>,
+    /// What it counts itself, by names: `--stats` and SIGUSR1 print it beside the counters of the queues.
+    counters: Box<dyn Fn() -> Vec<(&'static str, u64)>>,
     /// Makes everything durable, once nobody is served any more.
     finish: Box<dyn FnOnce() -> Result<()>>,
+}
+
+impl Export {
+    /// A device behind which nothing changes, counts or needs an end.
+    fn new(device: impl Device + 'static, name: impl Into<String>) -> Self {
+        let behind = Behind {
+            name: name.into(),
+            reload: Box::new(|| {}),
+            counters: Box::new(Vec::new),
+            finish: Box::new(|| Ok(())),
+        };
+        Self { device: Box::new(device), behind }
+    }
+
+    fn on_reload(mut self, reload: impl FnMut() + 'static) -> Self {
+        self.behind.reload = Box::new(reload);
+        self
+    }
+
+    fn counting(mut self, counters: impl Fn() -> Vec<(&'static str, u64)> + 'static) -> Self {
+        self.behind.counters = Box::new(counters);
+        self
+    }
+
+    fn on_finish(mut self, finish: impl FnOnce() -> Result<()> + 'static) -> Self {
+        self.behind.finish = Box::new(finish);
+        self
+    }
 }
 
 pub(crate) fn run(command: &ServeCommand) -> Result<()> {
     match command {
         ServeCommand::Blk(args) => serve("blk", &args.common, || args.exports()),
+        ServeCommand::Net(args) => serve("net", &args.common, || args.exports()),
+        ServeCommand::Console(args) => serve("console", &args.common, || args.exports()),
+        ServeCommand::Rng(args) => serve("rng", &args.common, || args.exports()),
     }
 }
 
@@ -82,9 +129,7 @@ pub(crate) fn run(command: &ServeCommand) -> Result<()> {
 struct Served {
     runner: Runner,
     socket: PathBuf,
-    name: String,
-    reload: Box<dyn FnMut()>,
-    finish: Box<dyn FnOnce() -> Result<()>>,
+    behind: Behind,
 }
 
 fn serve(kind: &str, common: &Common, exports: impl FnOnce() -> Result<Vec<Export>>) -> Result<()> {
@@ -100,15 +145,15 @@ fn serve(kind: &str, common: &Common, exports: impl FnOnce() -> Result<Vec<Expor
     if common.json {
         let devices = all.iter().map(|served| {
             let queues = served.runner.queues().len();
-            json!({ "socket": served.socket, "name": served.name, "queues": queues })
+            json!({ "socket": served.socket, "name": served.behind.name, "queues": queues })
         });
         let status = if common.client { "connecting" } else { "listening" };
         let devices: Vec<_> = devices.collect();
         output::json(&json!({ "status": status, "device": kind, "devices": devices }))?;
     } else {
-        for Served { socket, name, .. } in &all {
+        for Served { socket, behind, .. } in &all {
             let doing = if common.client { "connecting to" } else { "listening on" };
-            output::remark(&format!("{kind} {name}: {doing} {}", socket.display()));
+            output::remark(&format!("{kind} {}: {doing} {}", behind.name, socket.display()));
         }
     }
     wait(common, &signals, &mut all)?;
@@ -116,7 +161,7 @@ fn serve(kind: &str, common: &Common, exports: impl FnOnce() -> Result<Vec<Expor
 }
 
 fn start(common: &Common, export: Export, socket: PathBuf) -> Result<Served> {
-    let Export { device, name, reload, finish } = export;
+    let Export { device, behind } = export;
     let failed = |error: &dyn std::fmt::Display| Failure::new(format_args!("{}: {error}", socket.display()));
     let back_end = BackEnd::new(device, Options::default()).map_err(|error| failed(&error))?;
     let source = if common.client {
@@ -132,8 +177,9 @@ fn start(common: &Common, export: Export, socket: PathBuf) -> Result<Served> {
         true => Polling::Always,
         false => Polling::UpTo(Duration::from_micros(common.poll_us.into())),
     };
-    let runner = Runner::start(back_end, source, &name, threads, polling).map_err(|error| failed(&error))?;
-    Ok(Served { runner, socket, name, reload, finish })
+    let runner =
+        Runner::start(back_end, source, &behind.name, threads, polling).map_err(|error| failed(&error))?;
+    Ok(Served { runner, socket, behind })
 }
 
 /// Until it is time to end.
@@ -142,7 +188,7 @@ fn wait(common: &Common, signals: &Signals, all: &mut [Served]) -> Result<()> {
     loop {
         match signals.wait(due) {
             Some(What::End) => return Ok(()),
-            Some(What::Reload) => all.iter_mut().for_each(|served| (served.reload)()),
+            Some(What::Reload) => all.iter_mut().for_each(|served| (served.behind.reload)()),
             Some(What::Stats) => stats::print(common.json, all)?,
             None => {
                 due = common.stats.map(|period| Instant::now() + period);
@@ -155,10 +201,10 @@ fn wait(common: &Common, signals: &Signals, all: &mut [Served]) -> Result<()> {
 /// Ends everything, also if some of it fails.
 fn end(common: &Common, all: Vec<Served>) -> Result<()> {
     let mut ended = Ok(());
-    for Served { runner, finish, .. } in all {
+    for Served { runner, behind, .. } in all {
         // What is in flight comes to its end, and the socket is gone.
         runner.stop();
-        ended = ended.and(finish());
+        ended = ended.and((behind.finish)());
     }
     ended?;
     if common.json { output::json(&json!({ "status": "ended" })) } else { Ok(()) }

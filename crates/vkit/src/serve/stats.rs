@@ -6,7 +6,18 @@ use crate::output;
 use serde_json::json;
 
 pub(super) fn print(as_json: bool, all: &[Served]) -> Result<()> {
-    for Served { runner, name, socket, .. } in all {
+    for Served { runner, behind, socket } in all {
+        let name = &behind.name;
+        let own = (behind.counters)();
+        if as_json && !own.is_empty() {
+            let own: serde_json::Map<_, _> =
+                own.into_iter().map(|(name, count)| (name.into(), count.into())).collect();
+            output::json(&json!({ "status": "counters", "socket": socket, "device": own }))?;
+        } else if !own.is_empty() {
+            let own = own.into_iter().filter(|(_, count)| *count > 0);
+            let own: Vec<_> = own.map(|(what, count)| format!("{count} {what}")).collect();
+            eprintln!("{name}: {}", if own.is_empty() { "nothing yet".into() } else { own.join(", ") });
+        }
         for queue in runner.queues() {
             let counters = queue.counters();
             let (taken, completed) = (counters.taken(), counters.completed());

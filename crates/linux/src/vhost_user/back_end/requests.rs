@@ -3,7 +3,8 @@
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use virtio_kit_spec::{F, Features, Status};
+use virtio_kit_spec::features::unmet_all;
+use virtio_kit_spec::{DeviceId, F, Features, Status, net};
 
 use super::control::BackEnd;
 use super::error::Refusal;
@@ -113,7 +114,7 @@ impl BackEnd {
         if foreign != 0 {
             return Err(Refusal::NotOffered(foreign));
         }
-        let wanted = Features::from_low(bits & !(F_PROTOCOL_FEATURES | F_LOG_ALL));
+        let wanted = self.with_control(Features::from_low(bits & !(F_PROTOCOL_FEATURES | F_LOG_ALL)));
         let same = self.machine.status().contains(Status::FEATURES_OK) && self.machine.accepted() == wanted;
         if !same {
             if self.is_running() {
@@ -132,6 +133,15 @@ impl BackEnd {
         self.session.features = Some(bits);
         self.log_changed();
         self.settle_all()
+    }
+
+    /// What a front-end accepts, and CTRL_VQ, if it accepts what depends on that: those that serve the control queue of
+    /// a network device themselves keep it to themselves, and never start it here.
+    fn with_control(&self, accepted: Features) -> Features {
+        let control = net::F::CTRL_VQ;
+        let lacks = self.machine.id() == DeviceId::NETWORK
+            && unmet_all(accepted, DeviceId::NETWORK).any(|rule| rule.requires_any_of == control);
+        if lacks { accepted | (control & self.machine.offered()) } else { accepted }
     }
 
     /// The device status that the front-end keeps here, as far as it is true.

@@ -377,7 +377,10 @@ fn set_event(
     set(fd).map_err(|error| Refusal::Event(error.raw_os_error()))
 }
 
+/// Where a packed ring goes on. Some front-ends, DPDK's for one, say only what is available next, and nothing in the
+/// other half: nothing is in flight then.
 fn packed_position(num: u32) -> Position {
+    let num = if num >> 16 == 0 { num | num << 16 } else { num };
     let PackedBase { avail, avail_wrap, used, used_wrap } = PackedBase::from_num(num);
     Position { next: avail, next_wrap: avail_wrap, used, used_wrap }
 }
@@ -388,4 +391,20 @@ fn to_base(position: Position, packed: bool) -> u32 {
         return PackedBase { avail: next, avail_wrap: next_wrap, used, used_wrap }.to_num();
     }
     next.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packed_base_of_one_half_has_nothing_in_flight() {
+        let at = |next, next_wrap, used, used_wrap| Position { next, next_wrap, used, used_wrap };
+        assert_eq!(packed_position(0x8000), Position::fresh(true));
+        assert_eq!(packed_position(0x0007), at(7, false, 7, false));
+        assert_eq!(packed_position(0x8005_0003), at(3, false, 5, true));
+        for position in [at(7, false, 5, true), at(3, true, 3, true)] {
+            assert_eq!(packed_position(to_base(position, true)), position);
+        }
+    }
 }
