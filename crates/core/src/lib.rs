@@ -19,6 +19,7 @@
 //! | [`mmio`] | devices that are a block of registers somewhere in memory |
 //! | [`interrupts`] | where interrupts end |
 //! | [`registers`] | how transports that have registers reach them |
+//! | [`vsock`] | the protocol of socket devices, which both ends speak alike |
 //!
 //! No `std`, no runtime, no `unsafe`.
 #![no_std]
@@ -37,6 +38,7 @@ pub mod mmio;
 pub mod pci;
 pub mod registers;
 pub mod transport;
+pub mod vsock;
 
 pub use virtio_kit_ring::{self as ring, AnyChain, Arena, Bufs, Chain, DmaBuf, Domain, Either, Parts};
 pub use virtio_kit_spec::{self as spec, DeviceId, F, Features, Status};
