@@ -267,9 +267,10 @@ impl Batch<'_> {
             return;
         };
         let mut state = connection.state.lock();
-        let sense = slot.hear_credit(packet, &mut state.pipes[1 - slot.side]);
-        if !sense {
-            self.link.counters.ignored.fetch_add(1, Ordering::Relaxed);
+        let op = Op(packet.op.get());
+        // The last packet of a connection has none to give.
+        if op != Op::RST && !slot.hear_credit(packet, &mut state.pipes[1 - slot.side]) {
+            self.link.ignore();
         }
         let heard = slot.hear(&mut state, packet, payload, &mut self.scratch.wakes);
         match heard {
