@@ -37,7 +37,7 @@ impl Hub {
             }
             guests.insert(cid, handle.clone());
         }
-        handle.shared().join(Membership { port });
+        handle.shared().join(Membership { guests: self.0.clone(), port });
         Ok(device)
     }
 
@@ -74,6 +74,8 @@ impl Router for Port {
 
 /// A guest is of a hub for as long as it has this.
 pub(super) struct Membership {
+    /// The hub lives as long as a guest of it, whoever else has let go of it.
+    guests: Arc<Guests>,
     port: Arc<Port>,
 }
 
@@ -81,8 +83,7 @@ impl Membership {
     /// The guest has another context id from now on.
     pub(super) fn rename(&mut self, to: u64) -> Result<(), CidError> {
         let from = self.port.cid.load(Ordering::Acquire);
-        let Some(guests) = self.port.guests.upgrade() else { return Ok(()) };
-        let mut guests = guests.by_cid.lock();
+        let mut guests = self.guests.by_cid.lock();
         if to != from {
             if guests.contains_key(&to) {
                 return Err(CidError::InUse(to));
@@ -100,7 +101,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let cid = self.port.cid.load(Ordering::Acquire);
         // What the guest was known by is dropped with nothing locked.
-        let guest = self.port.guests.upgrade().map(|guests| guests.by_cid.lock().remove(&cid));
+        let guest = self.guests.by_cid.lock().remove(&cid);
         drop(guest);
     }
 }

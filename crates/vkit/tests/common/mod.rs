@@ -1,15 +1,18 @@
 //! Running the binary, and counterparts for it.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+pub(crate) mod guest;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -235,4 +238,64 @@ pub(crate) fn answer_features(mut stream: UnixStream, features: u64, protocol: u
         reply.extend(value.to_le_bytes());
         stream.write_all(&reply).unwrap();
     }
+}
+
+/// A `vkit serve` that listens. Dropped, it is killed.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) out: BufReader<ChildStdout>,
+}
+
+impl Server {
+    #[track_caller]
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self::logging(args, Stdio::inherit())
+    }
+
+    /// One whose log goes elsewhere.
+    #[track_caller]
+    pub(crate) fn logging(args: &[&str], log: impl Into<Stdio>) -> Self {
+        let mut command = vkit(["serve"].iter().chain(args).chain(&["--json"]));
+        let mut child = command.stderr(log).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert!(line.contains("listening"), "{line}");
+        Self { child, out }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
+    }
+
+    /// Asks it to end, which it does.
+    #[track_caller]
+    pub(crate) fn end(mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Kills a process after a time, unless what is given back is dropped before.
+pub(crate) fn stop_after(child: &Child, limit: Duration) -> Sender<()> {
+    let process = pidfd_open(Pid::from_raw(child.id() as i32).unwrap(), PidfdFlags::empty()).unwrap();
+    let (over, watch) = channel();
+    thread::spawn(move || {
+        if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+        }
+    });
+    over
+}
+
+/// Bytes as two digits each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
