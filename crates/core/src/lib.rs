@@ -19,6 +19,7 @@
 //! | [`mmio`] | devices that are a block of registers somewhere in memory |
 //! | [`interrupts`] | where interrupts end |
 //! | [`registers`] | how transports that have registers reach them |
+//! | [`vsock`] | the protocol of socket devices, which both ends speak alike |
 //!
 //! No `std`, no runtime, no `unsafe`.
 #![no_std]
@@ -39,6 +40,7 @@ pub mod pci;
 pub mod registers;
 pub mod transport;
 mod window;
+pub mod vsock;
 
 pub use apart::Apart;
 pub use window::Window;

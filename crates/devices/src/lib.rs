@@ -9,3 +9,4 @@ pub mod blk;
 pub mod console;
 pub mod net;
 pub mod rng;
+pub mod vsock;

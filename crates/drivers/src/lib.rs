@@ -11,3 +11,4 @@ pub mod blk;
 pub mod console;
 pub mod net;
 pub mod rng;
+pub mod vsock;

@@ -8,6 +8,7 @@ mod net;
 mod rng;
 mod signals;
 mod stats;
+mod vsock;
 
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -31,6 +32,8 @@ pub(crate) enum ServeCommand {
     Console(console::ConsoleArgs),
     /// Serve entropy devices: the kernel's generator, or a file
     Rng(rng::RngArgs),
+    /// Serve socket devices: guests reach each other and Unix sockets, and Unix sockets guests
+    Vsock(vsock::VsockArgs),
 }
 
 /// What all device types have.
@@ -122,6 +125,7 @@ pub(crate) fn run(command: &ServeCommand) -> Result<()> {
         ServeCommand::Net(args) => serve("net", &args.common, || args.exports()),
         ServeCommand::Console(args) => serve("console", &args.common, || args.exports()),
         ServeCommand::Rng(args) => serve("rng", &args.common, || args.exports()),
+        ServeCommand::Vsock(args) => serve("vsock", &args.common, || args.exports()),
     }
 }
 
