@@ -177,8 +177,9 @@ fn frames_go_through_qemu_and_back() {
         let folder = Folder::new();
         let mirror = Mirror::new(&folder, |_, _| true);
         let target = format!("qtest:virtio-net-pci?netdev=n&{}{options}", mirror.netdev);
-        // QEMU forgets what is in flight in order.
-        let depth = if options.contains("in_order") { 1 } else { 64 };
+        // QEMU forgets what is in flight in order. Otherwise no more than the socket holds: QEMU 10.0.2 that has to wait
+        // for it may not look at a packed ring any more.
+        let depth = if options.contains("in_order") { 1 } else { 8 };
         let report = run(&format!("net bench {target} --count 2000 --depth {depth} --json")).ok().json();
         assert_eq!([&report["sent"], &report["received"]], [&2000; 2], "{report}");
         let report = run(&format!("net ping {target} --count 5 --interval 0 --json")).ok().json();

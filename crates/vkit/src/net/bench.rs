@@ -252,8 +252,8 @@ fn one_pair(pair: &mut Pair, index: u16, task: &Task<'_>) -> Result<Measured> {
             moved = now;
             continue;
         }
-        if now.duration_since(moved) > PATIENCE && !all_back {
-            if task.args.one_way {
+        if now.duration_since(moved) > PATIENCE && !(all_sent && all_back) {
+            if task.args.one_way || flow.under_way() == 0 {
                 return Err(Failure::new("the device is through with no frame for a second"));
             }
             if flow.got.load(Relaxed) == 0 {

@@ -2,11 +2,11 @@
 
 pub(crate) mod frames;
 pub(crate) mod packet;
+pub(crate) mod rounds;
 pub(crate) mod session;
 
 mod bench;
 mod ping;
-mod rounds;
 
 use crate::cli::NetCommand;
 use crate::failure::Result;

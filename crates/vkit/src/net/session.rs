@@ -63,12 +63,13 @@ impl Want {
 
 /// A network device that this process drives. Dropped, the device is reset before whoever runs it ends.
 pub(crate) struct Session {
+    /// First, so that the device has let go of what is in flight when its queues are dropped.
+    _device: NetDevice,
     pub(crate) pairs: Vec<Pair>,
     pub(crate) mac: Mac,
     pub(crate) info: Info,
     pub(crate) features: Features,
     pub(crate) link: Link,
-    _device: NetDevice,
     pub(crate) host: Host,
 }
 
