@@ -87,7 +87,7 @@ fn frames_of(stage: &Stage, layout: Layout) -> u64 {
 fn work(stage: &Stage) -> Vec<String> {
     let plain = Layout::default();
     let (size, frames) = (size(stage.size), frames_of(stage, plain));
-    let (through, frames) = (thousands(qtest::FRAMES.min(frames)), thousands(frames));
+    let (through, frames) = (thousands(qtest::frames_through(stage)), thousands(frames));
     vec![
         format!("TCP: {size} by smoltcp between two drivers across the switch, the same SHA-256 at both ends; with"),
         "offloads no checksum is computed and 64 KiB go in one frame; frames: each with a number and a CRC-32,".into(),
