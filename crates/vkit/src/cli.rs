@@ -1,9 +1,11 @@
 //! The command line's shape.
 
+use crate::net::frames::{LONGEST, SHORTEST};
 use crate::target::{self, TYPES, Target, Type};
 use crate::units;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +26,9 @@ pub(crate) enum Command {
     /// Use a block device
     #[command(subcommand)]
     Blk(BlkCommand),
+    /// Use a network device
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Serve devices to other processes over vhost-user
     #[command(subcommand)]
     Serve(crate::serve::ServeCommand),
@@ -114,6 +119,92 @@ fn console_help() -> String {
   Ctrl-] Ctrl-]  sends one Ctrl-]
 In a pipe everything goes as it is.";
     format!("{keys}\n\n{}", target::help())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Ask a station whether it is there, by ARP and ICMP; on a loop, send test frames round
+    Ping(PingArgs),
+    /// Measure speed, with test frames that somebody at the other end sends back
+    Bench(NetBenchArgs),
+}
+
+/// Who asks, and who is asked. The defaults are those of QEMU's user network.
+#[derive(Debug, Args)]
+pub(crate) struct Addresses {
+    /// The station at the other end
+    #[arg(long, value_name = "ADDRESS", default_value = "10.0.2.2")]
+    pub(crate) to: Ipv4Addr,
+    /// The address that this end has
+    #[arg(long, value_name = "ADDRESS", default_value = "10.0.2.15")]
+    pub(crate) from: Ipv4Addr,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = target::help())]
+pub(crate) struct PingArgs {
+    /// The device
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) addresses: Addresses,
+    /// How many times
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), default_value = "5")]
+    pub(crate) count: u64,
+    /// Bytes of data in each
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(16..=65_000), default_value = "56")]
+    pub(crate) size: u16,
+    /// Seconds from one to the next; with 0 the next goes when the last is back
+    #[arg(long, value_name = "S", value_parser = units::seconds_or_none, default_value = "0.2")]
+    pub(crate) interval: Duration,
+    /// How long to wait for each
+    #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "1")]
+    pub(crate) timeout: Duration,
+    /// As a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = target::help())]
+pub(crate) struct NetBenchArgs {
+    /// The device
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) addresses: Addresses,
+    /// Bytes of a frame: 60 to the longest that the device takes, or with --offloads 70 to 65549
+    #[arg(long, value_name = "BYTES", value_parser = frame_size, default_value = "1514")]
+    pub(crate) size: u64,
+    /// Frames under way on each pair of queues
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), default_value = "64")]
+    pub(crate) depth: u16,
+    /// Pairs of queues, each with a thread of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), default_value = "1")]
+    pub(crate) pairs: u16,
+    /// For how long
+    #[arg(long, value_name = "S", value_parser = units::seconds, default_value = "3", conflicts_with = "count")]
+    pub(crate) seconds: Duration,
+    /// So many frames, however long it takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Leave checksums to the device, and cutting of frames that are longer than a packet
+    #[arg(long)]
+    pub(crate) offloads: bool,
+    /// Only send: nobody need send frames back
+    #[arg(long)]
+    pub(crate) one_way: bool,
+    /// Look for frames all the time, and never sleep
+    #[arg(long)]
+    pub(crate) poll: bool,
+    /// As a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn frame_size(text: &str) -> Result<u64, String> {
+    match units::bytes(text)? {
+        bytes if (SHORTEST as u64..=LONGEST as u64).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("write a number from {SHORTEST} to {LONGEST}")),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,9 @@ mod cli;
 mod console;
 mod demo;
 mod failure;
+mod histogram;
 mod info;
+mod net;
 mod output;
 mod rng;
 mod serve;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Blk(command) => blk::run(&command),
+        Command::Net(command) => net::run(&command),
         Command::Serve(command) => serve::run(&command),
         Command::Console(args) => console::run(&args),
         Command::Rng(args) => rng::run(&args),

@@ -2,8 +2,10 @@
 
 use crate::failure::{Failure, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 use virtio_kit::spec::features;
 use virtio_kit::{DeviceId, Features};
 
@@ -42,6 +44,20 @@ pub(crate) fn progress(length: Option<u64>) -> ProgressBar {
 /// Progress over time, in whatever unit.
 pub(crate) fn time_progress(length: u64) -> ProgressBar {
     styled(ProgressBar::new(length), "{msg:<34} [{bar:30}] {percent:>3}%")
+}
+
+/// Progress over a number of things.
+pub(crate) fn progress_of(count: u64, what: &str) -> ProgressBar {
+    let bar =
+        styled(ProgressBar::new(count), "{msg:<34} [{bar:30}] {percent:>3}%  {human_pos} of {human_len}");
+    bar.with_message(what.to_owned())
+}
+
+/// Processor time of this process.
+pub(crate) fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    // Neither number is ever negative.
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {

@@ -38,12 +38,21 @@ pub(crate) fn some_sectors(text: &str) -> Result<u64, String> {
 
 /// A time in seconds, above 0 and at most a day.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    let seconds = number_of_seconds(text)?;
     if seconds > 0.0 && seconds <= 86_400.0 {
         Ok(Duration::from_secs_f64(seconds))
     } else {
         Err("must be above 0 and at most 86400".into())
     }
+}
+
+/// A time in seconds, at most a day.
+pub(crate) fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if number_of_seconds(text)? == 0.0 { Ok(Duration::ZERO) } else { seconds(text) }
+}
+
+fn number_of_seconds(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "not a number of seconds".into())
 }
 
 /// A size with the unit that suits it: `1.5 GiB`.

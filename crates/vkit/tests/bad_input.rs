@@ -19,7 +19,7 @@ fn wrong_usage_is_one_line_and_status_2() {
         (
             "info in-process:teapot",
             "vkit: invalid value 'in-process:teapot' for '<TARGET>': no device `teapot`: there are blk, \
-             console and rng (see `vkit --help`)",
+             net, console and rng (see `vkit --help`)",
         ),
         (
             "info qtest:teapot",
@@ -47,6 +47,24 @@ fn wrong_usage_is_one_line_and_status_2() {
             "vkit: the argument '--port <PORT>' cannot be used with '--list' (see `vkit --help`)",
         ),
         (
+            "net ping in-process:net",
+            "vkit: invalid value 'in-process:net' for '<TARGET>': nothing to send to: add ?loop, ?pair, ?switch or \
+             ?sink (see `vkit --help`)",
+        ),
+        (
+            "net bench in-process:net?loop&sink",
+            "vkit: invalid value 'in-process:net?loop&sink' for '<TARGET>': a device has one wire: loop, pair, switch \
+             or sink (see `vkit --help`)",
+        ),
+        (
+            "net bench in-process:net?loop --size 20",
+            "vkit: invalid value '20' for '--size <BYTES>': write a number from 60 to 65549 (see `vkit --help`)",
+        ),
+        (
+            "net ping in-process:net?pair --interval -1",
+            "vkit: unexpected argument '-1' found (see `vkit --help`)",
+        ),
+        (
             "rng in-process:rng?max_bytes=5",
             "vkit: invalid value 'in-process:rng?max_bytes=5' for '<TARGET>': max_bytes and period_ms go together \
              (see `vkit --help`)",
@@ -58,7 +76,7 @@ fn wrong_usage_is_one_line_and_status_2() {
         ),
         (
             "demo --device teapot",
-            "vkit: invalid value 'teapot' for '--device <TYPE>' [possible values: blk, console, rng] (see \
+            "vkit: invalid value 'teapot' for '--device <TYPE>' [possible values: blk, net, console, rng] (see \
              `vkit --help`)",
         ),
         (

@@ -39,6 +39,7 @@ fn the_demo_verifies_every_row_that_can_run_and_leaves_nothing_behind() {
             "blk" => assert_eq!(bytes, if in_kernel { 3 << 20 } else { 8 << 20 }),
             // As much as the health tests want at least.
             "rng" => assert!(bytes >= 1 << 20),
+            "net" => assert!(bytes >= if in_kernel { 90_000 } else { 500_000 }),
             _ => assert!(bytes > 100_000),
         }
         assert!(row["requests"].as_u64().unwrap() > 32 && row["seconds"].as_f64().unwrap() > 0.0);
@@ -81,6 +82,24 @@ fn the_demo_verifies_every_row_that_can_run_and_leaves_nothing_behind() {
     let mut expected: Vec<(String, String, String, bool)> = vec![];
     for (transport, layout, ran) in expected_blk {
         expected.push(("blk".into(), transport.into(), layout.into(), ran));
+    }
+    // Across the switch by TCP without and with offloads, and test frames; in order one way each.
+    for (transport, layout, times) in [
+        ("in-process", "split", 3),
+        ("in-process", "split in-order", 2),
+        ("in-process", "packed", 3),
+        ("in-process", "packed in-order", 2),
+        // QEMU's device, and the kernel.
+        ("pci", "split", 1),
+        ("pci", "packed", 1),
+        ("pci", "split", 1),
+        ("pci", "packed", 1),
+        ("mmio", "split", 1),
+        ("mmio", "packed", 1),
+    ] {
+        for _ in 0..times {
+            expected.push(("net".into(), transport.into(), layout.into(), true));
+        }
     }
     for device in ["console", "rng"] {
         for layout in ["split", "split in-order", "packed", "packed in-order"] {

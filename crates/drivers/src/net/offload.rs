@@ -269,6 +269,12 @@ impl Rules {
         self.features.intersects(GUEST_LARGE)
     }
 
+    /// Whether TCP over either may be sent for the device to cut.
+    #[cfg(feature = "smoltcp")]
+    pub(super) fn sends_large(&self) -> bool {
+        self.features.contains(F::CSUM | F::HOST_TSO4 | F::HOST_TSO6)
+    }
+
     /// Whether a partial checksum may be sent.
     #[cfg(feature = "smoltcp")]
     pub(super) fn sends_partial(&self) -> bool {

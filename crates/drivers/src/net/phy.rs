@@ -13,11 +13,13 @@ use smoltcp::time::Instant;
 ///
 /// Frames are copied once each way, since smoltcp works on slices. Checksums of TCP and UDP are the device's work as
 /// far as that was agreed on: the stack computes none that the device will, and none is checked twice. smoltcp
-/// segments TCP itself; to have the device do it, send by [`TxQueue`](super::TxQueue).
+/// segments TCP itself, unless [`with_segmentation`](Self::with_segmentation) has the device do it.
 #[derive(Debug)]
 pub struct Phy {
     pair: Pair,
     capabilities: DeviceCapabilities,
+    /// Bytes of a packet that is not cut.
+    mtu: u16,
     /// What the stack sees of a received frame, and writes a frame to be sent into.
     received: Vec<u8>,
     sent: Vec<u8>,
@@ -29,11 +31,21 @@ impl Phy {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         // Most networks have no longer packets, and a device that has says so.
-        let longest = usize::from(pair.tx.mtu().unwrap_or(1500)) + ETHERNET_HEADER;
+        let mtu = pair.tx.mtu().unwrap_or(1500);
+        let longest = usize::from(mtu) + ETHERNET_HEADER;
         capabilities.max_transmission_unit = longest;
         capabilities.max_burst_size = Some(pair.tx.size().min(pair.rx.size()).into());
         capabilities.checksum = checksums(pair.tx.rules().sends_partial());
-        Self { pair, capabilities, received: Vec::new(), sent: Vec::with_capacity(longest) }
+        Self { pair, capabilities, mtu, received: Vec::new(), sent: Vec::with_capacity(longest) }
+    }
+
+    /// Has the stack send TCP in pieces of up to 64 KiB, which the device cuts into packets, if that was agreed on:
+    /// otherwise nothing changes. Whatever else the stack sends must keep to the device's MTU, or is lost.
+    pub fn with_segmentation(mut self) -> Self {
+        if self.pair.tx.rules().sends_large() {
+            self.capabilities.max_transmission_unit = usize::from(u16::MAX) + ETHERNET_HEADER;
+        }
+        self
     }
 
     /// The pair, which is not to be used by copying only while smoltcp uses it.
@@ -91,16 +103,16 @@ impl Device for Phy {
         if !self.has_room() || !self.next() {
             return None;
         }
-        let Self { pair, received, sent, .. } = self;
-        Some((PhyRxToken(received), PhyTxToken { pair, sent }))
+        let Self { pair, received, sent, mtu, .. } = self;
+        Some((PhyRxToken(received), PhyTxToken { pair, sent, mtu: *mtu }))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<PhyTxToken<'_>> {
         if !self.has_room() {
             return None;
         }
-        let Self { pair, sent, .. } = self;
-        Some(PhyTxToken { pair, sent })
+        let Self { pair, sent, mtu, .. } = self;
+        Some(PhyTxToken { pair, sent, mtu: *mtu })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -129,6 +141,7 @@ impl RxToken for PhyRxToken<'_> {
 pub struct PhyTxToken<'a> {
     pair: &'a mut Pair,
     sent: &'a mut Vec<u8>,
+    mtu: u16,
 }
 
 impl TxToken for PhyTxToken<'_> {
@@ -141,6 +154,9 @@ impl TxToken for PhyTxToken<'_> {
             && let Some(transport) = Transport::of(self.sent)
         {
             offload.checksum = transport.make_partial(self.sent);
+            if len > usize::from(self.mtu) + ETHERNET_HEADER {
+                offload.segmentation = transport.segmentation(self.sent, self.mtu);
+            }
         }
         // A network may lose frames, and smoltcp sends again what matters.
         if self.pair.tx.send_copy(self.sent, &offload).is_ok() {

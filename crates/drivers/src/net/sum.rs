@@ -1,7 +1,8 @@
 //! The Internet checksum of TCP and UDP, for stacks that leave it to the device.
 
 use super::ETHERNET_HEADER;
-use super::offload::Checksum;
+use super::offload::{Checksum, Protocol, Segmentation};
+use core::num::NonZeroU16;
 
 /// The transport layer of a frame that has a checksum of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,18 @@ impl Transport {
         let Some(segment) = frame.get(self.start..self.end) else { return false };
         let none = self.is_udp && segment.get(self.offset..self.offset + 2) == Some(&[0, 0]);
         none || fold(self.pseudo + sum_of(segment)) == 0xffff
+    }
+
+    /// How TCP is to be cut for packets of `mtu` bytes; `None` if it is not TCP, or its headers leave no room.
+    pub(super) fn segmentation(&self, frame: &[u8], mtu: u16) -> Option<Segmentation> {
+        if self.is_udp {
+            return None;
+        }
+        let headers = self.start + usize::from(frame.get(self.start + 12)? >> 4) * 4;
+        let payload = usize::from(mtu).checked_sub(headers - ETHERNET_HEADER)?;
+        let protocol = if frame.get(12..14)? == [0x08, 0x00] { Protocol::Tcp4 } else { Protocol::Tcp6 };
+        let size = NonZeroU16::new(payload.try_into().ok()?)?;
+        Some(Segmentation { protocol, ecn: false, size, header_len: headers.try_into().ok()? })
     }
 
     /// Puts the sum of the pseudo header where the checksum goes; what is left to do. The frame must end with the

@@ -1,14 +1,13 @@
 //! `vkit blk bench`: how fast a device is.
 
-use super::histogram::Histogram;
 use super::pump::{Buffers, Pump, Queue, Waiting};
 use super::session::{Session, Want};
 use crate::cli::BenchArgs;
 use crate::failure::{Failure, Result};
+use crate::histogram::Histogram;
 use crate::output;
 use crate::units::{rate, size, thousands};
 use indicatif::ProgressBar;
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -108,9 +107,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         requests: AtomicU64::new(0),
     };
     let bar = output::time_progress(args.seconds.as_millis() as u64);
-    let (began, cpu) = (Instant::now(), cpu_time());
+    let (began, cpu) = (Instant::now(), output::cpu_time());
     let measured = all_queues(&mut session.queues, &task, &bar).map_err(|failure| failure.before(target))?;
-    let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_time() - cpu);
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), output::cpu_time() - cpu);
     bar.finish_and_clear();
     show(args, &report(args, has, &measured, seconds, cpu))
 }
@@ -233,13 +232,6 @@ impl Measured {
         self.wakeups += other.wakeups;
         self.errors += other.errors;
     }
-}
-
-/// Processor time of this process.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    // Neither number is ever negative.
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn report(args: &BenchArgs, queues: usize, measured: &Measured, seconds: f64, cpu: Duration) -> Report {

@@ -5,7 +5,6 @@ pub(crate) mod session;
 
 mod bench;
 mod copy;
-mod histogram;
 mod range;
 mod sink;
 mod source;

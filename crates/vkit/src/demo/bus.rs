@@ -10,8 +10,9 @@ use virtio_kit::driver::Found;
 
 /// A device that the bus gave to its driver. Dropped, it is removed from the driver.
 pub(super) struct Taken<D> {
-    pub(super) device: D,
+    /// First, so that the device has let go of what is in flight when its queues are dropped.
     _bus: Bus,
+    pub(super) device: D,
     host: Host,
 }
 
@@ -57,7 +58,7 @@ pub(super) fn take<D: Send + 'static>(
     }));
     bus.register_driver(driver).map_err(Failure::new)?;
     if let Ok(device) = get.try_recv() {
-        return Ok(Taken { device, _bus: bus, host: opened.host });
+        return Ok(Taken { _bus: bus, device, host: opened.host });
     }
     Err(match bus.devices().next() {
         Some((_, _, DeviceState::Failed(error))) => Failure::new(format_args!("{target}: {error}")),

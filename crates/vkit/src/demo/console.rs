@@ -7,7 +7,7 @@ use super::{Act, Asked, Demo, Stage, bus};
 use crate::cli::TransportKind;
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::target::{InProcess, Local, Recipe, Target};
+use crate::target::{Host, InProcess, Local, Recipe, Target};
 use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ impl Display for Scripted {
 }
 
 impl Recipe for Scripted {
-    fn build(&self) -> Result<Box<dyn Device>> {
+    fn build(&self, _: &mut Host) -> Result<Box<dyn Device>> {
         let device = self.console.device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         device.map(|device| Box::new(device) as Box<dyn Device>).ok_or_else(|| Failure::new("built already"))
     }

@@ -10,6 +10,7 @@ pub(crate) mod content;
 mod daemon;
 mod guest;
 mod health;
+mod net;
 mod qemu;
 mod rng;
 mod rows;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What is shown of each device type.
-const DEMOS: &[Demo] = &[blk::DEMO, console::DEMO, rng::DEMO];
+const DEMOS: &[Demo] = &[blk::DEMO, net::DEMO, console::DEMO, rng::DEMO];
 
 /// What is shown of one device type.
 struct Demo {

@@ -1,7 +1,7 @@
 //! Block devices: over a file, over memory, over nothing.
 
 use super::options::{self, Options};
-use super::{Recipe, Type};
+use super::{Host, Recipe, Type};
 use crate::failure::{Failure, Result};
 use serde_json::{Value, json};
 use std::fmt;
@@ -88,7 +88,7 @@ impl fmt::Display for Disk {
 }
 
 impl Recipe for Disk {
-    fn build(&self) -> Result<Box<dyn Device>> {
+    fn build(&self, _: &mut Host) -> Result<Box<dyn Device>> {
         Ok(match &self.storage {
             Storage::Image(path) => {
                 let (read_only, direct) = (self.read_only, self.direct);

@@ -1,7 +1,7 @@
 //! Consoles: ports that echo, or that end at sockets or pseudo-terminals.
 
 use super::options::{self, Options};
-use super::{Recipe, Type};
+use super::{Host, Recipe, Type};
 use crate::failure::{Failure, Result};
 use crate::output;
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl Terminal {
 }
 
 impl Recipe for Terminal {
-    fn build(&self) -> Result<Box<dyn Device>> {
+    fn build(&self, _: &mut Host) -> Result<Box<dyn Device>> {
         let console = Console::multiport(self.ports.unwrap_or(1));
         let console = match self.ports {
             Some(_) => console,

@@ -2,12 +2,15 @@
 
 use super::{Local, Opened, Options, What, options};
 use crate::failure::{Failure, Result};
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use virtio_kit::device::Device;
 use virtio_kit::in_process::{self, DeviceEnd, Event};
 use virtio_kit::ring::mem::HeapMemory;
+use virtio_kit::transport::Transport;
 use virtio_kit::{Arena, F, Features};
 use virtio_kit_linux::clock::MonotonicClock;
 use virtio_kit_linux::event::StdEvent;
@@ -57,21 +60,37 @@ impl InProcess {
     }
 
     pub(super) fn open(&self, memory: usize) -> Result<Opened> {
-        let device = self.local.recipe.build()?;
-        let arena = HeapMemory::new(memory).and_then(Arena::new);
-        let arena = arena.map_err(|error| Failure::new(format_args!("memory: {error}")))?;
-        let clock = Arc::new(MonotonicClock);
-        let options = in_process::Options {
-            ring_features: self.ring.features(),
-            inline: !self.threads,
-            event: Box::new(|| Arc::new(StdEvent::new()) as Arc<dyn Event>),
-            ..in_process::Options::inline(arena, clock)
-        };
-        let (transport, end) = in_process::InProcess::new(device, options).map_err(Failure::new)?;
-        let mut host = if self.threads { Host::threads(&end)? } else { Host::default() };
-        host.inline = !self.threads;
-        Ok(Opened { transport: Box::new(transport), host, what: What::Is(self.local.kind.id) })
+        let mut host = Host::default();
+        let device = self.local.recipe.build(&mut host)?;
+        let (transport, host) = join(device, self.ring, self.threads, memory, host)?;
+        Ok(Opened { transport, host, what: What::Is(self.local.kind.id) })
     }
+}
+
+/// Joins a device to a transport for its driver, with `memory` bytes between them. It runs on threads of its own, or
+/// inside the driver's calls.
+pub(super) fn join(
+    device: Box<dyn Device>,
+    ring: Ring,
+    threads: bool,
+    memory: usize,
+    mut host: Host,
+) -> Result<(Box<dyn Transport>, Host)> {
+    let arena = HeapMemory::new(memory).and_then(Arena::new);
+    let arena = arena.map_err(|error| Failure::new(format_args!("memory: {error}")))?;
+    let clock = Arc::new(MonotonicClock);
+    let options = in_process::Options {
+        ring_features: ring.features(),
+        inline: !threads,
+        event: Box::new(|| Arc::new(StdEvent::new()) as Arc<dyn Event>),
+        ..in_process::Options::inline(arena, clock)
+    };
+    let (transport, end) = in_process::InProcess::new(device, options).map_err(Failure::new)?;
+    if threads {
+        host.run(&end)?;
+    }
+    host.inline = !threads;
+    Ok((Box::new(transport), host))
 }
 
 /// What runs the device, if it is in this process. Dropped, it ends.
@@ -79,6 +98,7 @@ impl InProcess {
 pub(crate) struct Host {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    beside: Vec<Box<dyn Any + Send>>,
     /// The device runs only inside the driver's calls.
     pub(crate) inline: bool,
     /// More than one request in flight would be lost: QEMU up to 10.0.2 forgets those of an in-order queue that
@@ -87,15 +107,20 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    fn threads(end: &DeviceEnd) -> Result<Self> {
-        let mut host = Self::default();
+    /// Runs each queue on a thread of its own.
+    fn run(&mut self, end: &DeviceEnd) -> Result<()> {
         for queue in 0..end.queue_count() {
-            let (end, stop) = (end.clone(), host.stop.clone());
+            let (end, stop) = (end.clone(), self.stop.clone());
             let thread = std::thread::Builder::new().name(format!("device queue {queue}"));
             let spawned = thread.spawn(move || end.serve(queue, SPIN, &stop));
-            host.threads.push(spawned.map_err(|e| Failure::new(format_args!("no thread: {e}")))?);
+            self.threads.push(spawned.map_err(|e| Failure::new(format_args!("no thread: {e}")))?);
         }
-        Ok(host)
+        Ok(())
+    }
+
+    /// Keeps what has to live beside the device, until the device is gone.
+    pub(super) fn keep(&mut self, beside: impl Any + Send) {
+        self.beside.push(Box::new(beside));
     }
 }
 

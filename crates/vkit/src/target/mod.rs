@@ -5,6 +5,7 @@
 pub(crate) mod blk;
 pub(crate) mod console;
 mod host;
+pub(crate) mod net;
 mod options;
 pub(crate) mod qtest;
 pub(crate) mod rng;
@@ -26,7 +27,7 @@ use virtio_kit::transport::{Transport, TransportError};
 use virtio_kit::{DeviceId, Features};
 
 /// Every device type that there is here: each is one line.
-pub(crate) const TYPES: &[Type] = &[blk::TYPE, console::TYPE, rng::TYPE];
+pub(crate) const TYPES: &[Type] = &[blk::TYPE, net::TYPE, console::TYPE, rng::TYPE];
 
 /// A device type: what it is called, what it looks like, and how one is made in this process.
 #[derive(Clone, Copy)]
@@ -55,8 +56,8 @@ impl Debug for Type {
 
 /// A device that can be made: the options that were given. Displayed as these.
 pub(crate) trait Recipe: Debug + Display + Send + Sync {
-    /// Makes the device. An error names the file.
-    fn build(&self) -> Result<Box<dyn Device>>;
+    /// Makes the device. What has to live beside it goes to `host`. An error names the file.
+    fn build(&self, host: &mut Host) -> Result<Box<dyn Device>>;
 }
 
 /// Bits 0 to 23 belong to the device's type.

@@ -83,6 +83,12 @@ impl Qtest {
         self
     }
 
+    /// The same with one more option of QEMU's.
+    pub(crate) fn argument(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.arguments.push((key.into(), value.to_string()));
+        self
+    }
+
     fn has(&self, key: &str) -> bool {
         self.properties.iter().any(|(given, _)| given == key)
     }

@@ -1,7 +1,7 @@
 //! Entropy devices: over the kernel's generator, or over a file.
 
 use super::options::{self, Options};
-use super::{Recipe, Type};
+use super::{Host, Recipe, Type};
 use crate::failure::{Failure, Result};
 use serde_json::Value;
 use std::fmt;
@@ -61,7 +61,7 @@ impl fmt::Display for Entropy {
 }
 
 impl Recipe for Entropy {
-    fn build(&self) -> Result<Box<dyn Device>> {
+    fn build(&self, _: &mut Host) -> Result<Box<dyn Device>> {
         Ok(match &self.source {
             Some(path) => self.over(FileSource::open(path).map_err(Failure::new)?),
             None => self.over(KernelSource),

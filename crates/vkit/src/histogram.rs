@@ -6,29 +6,29 @@ use std::time::Duration;
 const FINE: u32 = 6;
 
 /// How often each latency occurred, in nanoseconds.
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     counts: Box<[u64]>,
     total: u64,
 }
 
 impl Histogram {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { counts: vec![0; (64 - FINE as usize + 1) << FINE].into(), total: 0 }
     }
 
-    pub(super) fn add(&mut self, latency: Duration) {
+    pub(crate) fn add(&mut self, latency: Duration) {
         let value = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.counts[bucket(value)] += 1;
         self.total += 1;
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(to, from)| *to += from);
         self.total += other.total;
     }
 
     /// The latency that the fraction `of` of all values do not exceed, in microseconds; 0 without values.
-    pub(super) fn percentile(&self, of: f64) -> f64 {
+    pub(crate) fn percentile(&self, of: f64) -> f64 {
         let rank = ((self.total as f64 * of).ceil() as u64).max(1);
         let mut seen = 0;
         let found = self.counts.iter().position(|count| {
