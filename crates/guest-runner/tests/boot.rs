@@ -12,7 +12,7 @@ fn boots_on(machine: Machine) {
                 let disks = verified.devices.iter().filter(|device| device.kind == "blk");
                 assert_eq!(disks.count(), Layout::of(machine.attach()).len());
                 let has = |kind| verified.devices.iter().any(|device| device.kind == kind);
-                assert!(has("rng"));
+                assert!(has("rng") && has("console"));
                 assert_eq!(has("net"), machine != Machine::MicrovmLegacy);
             }
             Err(error @ Error::Missing(_)) => panic!("{error}. Run ./ci.sh, which installs it."),

@@ -165,10 +165,8 @@ impl Act for BlkAct {
                 let is_it = |l: &disk::Layout| (l.packed, l.in_order) == (packed, in_order);
                 let disks = disk::LAYOUTS.into_iter().filter(is_it).collect();
                 let folder = stage.folder.clone();
-                guest::play(
-                    &Boot { seed: number, disks, rng: None, net: None, folder, ..Boot::new(machine, 2) },
-                    DeviceId::BLOCK,
-                )
+                let boot = Boot { seed: number, disks, folder, ..Boot::bare(machine, 2) };
+                guest::play(&boot, DeviceId::BLOCK)
             }
         }
     }
