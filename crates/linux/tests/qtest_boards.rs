@@ -91,7 +91,7 @@ fn mmio(machine: &Machine, place: Place) -> MmioTransport {
 
 #[test]
 fn blk_over_mmio_version_2_in_every_shape() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let shapes: Vec<_> = (0..16).map(Shape).collect();
     let (machine, disks) = mmio_disks(&dir, false, &shapes, "");
     let free = machine.arena().free_bytes();
@@ -110,7 +110,7 @@ fn blk_over_mmio_version_2_in_every_shape() {
 
 #[test]
 fn blk_over_legacy_mmio_in_every_shape_that_it_has() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let shapes: Vec<_> = legacy_shapes().collect();
     let (machine, disks) = mmio_disks(&dir, true, &shapes, "");
     let free = machine.arena().free_bytes();
@@ -220,7 +220,7 @@ fn random_bytes_over_legacy_pci_in_every_shape_and_with_few_vectors() {
 
 #[test]
 fn blk_over_legacy_pci_in_every_shape_and_with_few_vectors() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let (mut options, mut files) = (Options::default(), vec![]);
     for (n, shape) in legacy_shapes().enumerate() {
         let name = format!("disk{n}");
@@ -253,7 +253,7 @@ fn blk_over_legacy_pci_in_every_shape_and_with_few_vectors() {
 
 #[test]
 fn a_queue_of_an_mmio_device_is_reset_and_starts_again() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let shapes: Vec<_> = (0..4).map(Shape).collect();
     let (machine, disks) = mmio_disks(&dir, false, &shapes, ",num-queues=2");
     for (place, name, file, shape) in &disks {
@@ -314,7 +314,7 @@ impl Host for Unmapped {
 // drivernormative:Virtio Transport Options / Virtio Over PCI Bus / PCI Device Layout / PCI configuration access capability
 #[test]
 fn blk_through_the_window_in_configuration_space() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let (options, file) = add_disk(Options::default(), &dir, "disk", "2", "packed=on");
     let machine = start(&options);
     let transport = PciTransport::open(Arc::new(Unmapped(machine)), Address::new(0, 2, 0)).unwrap();
@@ -324,7 +324,7 @@ fn blk_through_the_window_in_configuration_space() {
 
 #[test]
 fn a_bus_finds_functions_and_places_and_one_driver_takes_them_all() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     // Modern, transitional and legacy functions, two of them of one device.
     let (options, one) = add_disk(Options::default(), &dir, "one", "2.0", "multifunction=on");
     let (options, two) = add_file(options, &dir, "two");
