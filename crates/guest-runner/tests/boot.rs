@@ -32,6 +32,11 @@ fn drivers_work_where_bars_lie_above_4_gib() {
 }
 
 #[test]
+fn drivers_work_on_a_pc_by_interrupt_lines_that_devices_share() {
+    boots_on(Machine::Q35Lines);
+}
+
+#[test]
 fn drivers_work_over_mmio_by_interrupt_lines() {
     boots_on(Machine::Microvm);
 }
@@ -49,6 +54,11 @@ fn drivers_work_over_mmio_that_only_the_command_line_names() {
 #[test]
 fn drivers_work_on_a_pci_bus_that_firmware_left_alone() {
     boots_on(Machine::MicrovmPci);
+}
+
+#[test]
+fn drivers_work_behind_bridges_that_firmware_left_alone() {
+    boots_on(Machine::MicrovmBridges);
 }
 
 #[test]

@@ -359,3 +359,46 @@ fn a_bus_finds_functions_and_places_and_one_driver_takes_them_all() {
         exercise(&mut blk.queues[0], file, name, false);
     }
 }
+
+#[test]
+fn devices_behind_bridges_that_firmware_left_alone_are_numbered_placed_and_driven() {
+    let dir = TempDir::in_memory();
+    // A port with a device, and a port with a bus of the old kind behind it, which has a bridge to one more.
+    let options = Options::default()
+        .device("pcie-root-port,id=port1,chassis=1,addr=2.0,multifunction=on")
+        .device("pcie-root-port,id=port2,chassis=2,addr=2.1")
+        .device("pcie-pci-bridge,id=old,bus=port2")
+        .device("pci-bridge,id=older,bus=old,chassis_nr=3,addr=1");
+    let mut options = options;
+    let mut files = vec![];
+    let more = [
+        ("front", "addr=1,disable-legacy=on", 0),
+        ("express", "bus=port1,disable-legacy=on", 1),
+        ("conventional", "bus=old,addr=3,disable-legacy=on", 3),
+        ("transitional", "bus=older,addr=4,disable-legacy=off", 4),
+        ("legacy", "bus=older,addr=5,disable-legacy=off,disable-modern=on", 4),
+    ];
+    for (name, properties, bus) in more {
+        let (with_file, file) = add_file(options, &dir, name);
+        options = with_file.device(&format!("virtio-blk-pci,{},{properties},packed=on", disk(name)));
+        files.push((name, bus, file));
+    }
+    let machine = start(&options);
+    let buses: Vec<u8> = machine.all_functions().map(|at| at.bus).collect();
+    assert_eq!(buses, [0, 1, 3, 4, 4]);
+
+    let taken: Arc<Mutex<Vec<_>>> = Arc::default();
+    let attach = taken.clone();
+    let driver = BlkDriver::<blk::Data, u64, _>::new(BlkOptions::default(), move |blk| {
+        attach.lock().unwrap().push(blk);
+    });
+    let mut bus = Bus::new();
+    bus.install_backend(Box::new(PciHost::new(Arc::new(machine))));
+    bus.register_driver(Arc::new(driver)).unwrap();
+    let mut taken = taken.lock().unwrap();
+    assert_eq!(taken.len(), files.len());
+    for (blk, (name, _, file)) in taken.iter_mut().zip(&files) {
+        assert_eq!(blk.features.contains(F::VERSION_1), *name != "legacy");
+        exercise(&mut blk.queues[0], file, name, false);
+    }
+}

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::sync::Arc;
 use virtio_kit::DeviceId;
 use virtio_kit_drivers::blk::BlkDriver;
-use virtio_kit_guest_runner::machine::{Attach, Machine};
+use virtio_kit_guest_runner::Machine;
 use virtio_kit_guest_runner::{Boot, disk};
 
 pub(super) const DEMO: Demo = Demo { device: "blk", rows, work };
@@ -120,7 +120,7 @@ impl Act for BlkAct {
                 (transport, format!("qtest {bus}, {queues}"), format!("QEMU's {device}, {queues}{depth}"))
             }
             Other::Guest(machine) => {
-                let transport = if machine.attach() == Attach::Pci { "pci" } else { "mmio" };
+                let transport = if machine.attach().is_pci() { "pci" } else { "mmio" };
                 let how = format!("a kernel without an operating system on QEMU's {machine}, 2 CPUs");
                 (transport, format!("guest {machine}"), how)
             }
