@@ -75,10 +75,10 @@ fn memory(boot: BootInfo) -> Arena {
 /// Installs the back-ends that this machine has, registers the drivers, and does some work with every device.
 fn run(boot: BootInfo, tables: &Tables, arena: Arena) -> Result<(), work::Failure> {
     let mut bus = Bus::new();
-    let pci = platform::pci::Pci::new(tables, arena.clone())?;
+    let controllers = platform::lines::Controllers::new(tables);
+    let pci = platform::pci::Pci::new(tables, controllers.clone(), arena.clone())?;
     bus.install_backend(Box::new(PciHost::new(pci)));
     let places = platform::mmio::places(boot.command_line(), tables);
-    let controllers = platform::lines::Controllers::new(tables);
     // SAFETY: the places that firmware names.
     let mmio = unsafe { platform::mmio::Mmio::new(places.clone(), controllers, arena.clone()) };
     #[cfg(feature = "compare")]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod console;
 pub mod disk;
 mod error;
 pub mod kernel;

@@ -47,7 +47,8 @@ impl<'a> Line<'a> {
         if interrupts == 0 {
             return Err(self.wrong("not a single interrupt came"));
         }
-        if polled > interrupts {
+        // For each queue one that was on its way when polling began, and one that had been asked for before.
+        if polled > 2 * self.number("queues")? {
             return Err(self.wrong("polling was interrupted"));
         }
         let bits = self.value("features")?.strip_prefix("0x").map(|hex| u128::from_str_radix(hex, 16));

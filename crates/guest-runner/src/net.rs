@@ -43,7 +43,7 @@ impl Cable {
         let [a, b, c, d, e, f] = MAC;
         let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         // No firmware of its own: it would take seconds.
-        let rom = if attach == Attach::Pci { ",romfile=" } else { "" };
+        let rom = if attach.is_pci() { ",romfile=" } else { "" };
         let properties = format!("netdev=cable,mac={mac},{}{rom}", self.layout.properties());
         let netdev = format!("dgram,id=cable,{ends}");
         ["-netdev".into(), netdev, "-device".into(), attach.device("net", &properties)]

@@ -1,5 +1,6 @@
 //! One boot.
 
+use crate::console::{NAME, Terminal};
 use crate::disk::{Disk, LAYOUTS, Layout, SIZE};
 use crate::line::Line;
 use crate::machine::Attach;
@@ -44,6 +45,8 @@ pub struct Boot {
     pub rng: Option<Layout>,
     /// The layout of the network device, if there is one.
     pub net: Option<Layout>,
+    /// The layout of the console, if there is one.
+    pub console: Option<Layout>,
     /// Where a folder for the disks is made, and removed again.
     pub folder: PathBuf,
     /// More arguments for QEMU.
@@ -93,17 +96,30 @@ impl fmt::Display for Device {
 }
 
 impl Boot {
-    /// A machine with some CPUs.
+    /// A machine with some CPUs, and a device of each type, disks of each layout.
     pub fn new(machine: Machine, cpus: u8) -> Self {
+        let layouts = Layout::of(machine.attach());
+        Self {
+            disks: layouts.to_vec(),
+            rng: layouts.iter().rfind(|layout| !layout.in_order).copied(),
+            console: layouts.iter().rfind(|layout| !layout.in_order).copied(),
+            // The driver leaves legacy devices alone.
+            net: (machine.attach() != Attach::MmioLegacy).then_some(LAYOUTS[2]),
+            ..Self::bare(machine, cpus)
+        }
+    }
+
+    /// A machine without devices.
+    pub fn bare(machine: Machine, cpus: u8) -> Self {
         Self {
             machine,
             cpus,
             seed: 1,
             limit: Duration::from_secs(60),
-            disks: Layout::of(machine.attach()).to_vec(),
-            rng: Layout::of(machine.attach()).iter().rfind(|layout| !layout.in_order).copied(),
-            // The driver leaves legacy devices alone.
-            net: (machine.attach() != Attach::MmioLegacy).then_some(LAYOUTS[2]),
+            disks: Vec::new(),
+            rng: None,
+            net: None,
+            console: None,
             folder: std::env::temp_dir(),
             arguments: Vec::new(),
         }
@@ -126,6 +142,10 @@ impl Boot {
             Some(layout) => Some(Cable::create(scratch.path(), layout, second)?),
             None => None,
         };
+        let mut terminal = match self.console {
+            Some(layout) => Some(Terminal::create(scratch.path(), layout, second)?),
+            None => None,
+        };
         let mut command = Command::new(QEMU);
         command
             .args(self.machine.arguments())
@@ -133,6 +153,7 @@ impl Boot {
             .args(["-smp", &self.cpus.to_string()])
             .args(disks.iter().flat_map(|disk| disk.arguments(attach, self.cpus)))
             .args(cable.iter().flat_map(|cable| cable.arguments(attach)))
+            .args(terminal.iter().flat_map(|terminal| terminal.arguments(attach)))
             .args(source.iter().flat_map(|source| source.arguments(attach)))
             .arg("-kernel")
             .arg(kernel.path())
@@ -145,6 +166,9 @@ impl Boot {
             disks.iter().map(|disk| self.look_at(disk, &said)).collect::<Result<_, _>>()?;
         if let Some(cable) = &mut cable {
             devices.push(look_at_cable(cable, &said)?);
+        }
+        if let Some(terminal) = &mut terminal {
+            devices.push(look_at_terminal(terminal, &said)?);
         }
         if let Some(source) = &source {
             devices.push(self.look_at_source(source, &said)?);
@@ -190,6 +214,21 @@ fn look_at_cable(cable: &mut Cable, said: &str) -> Result<Device, Error> {
     // Each frame was answered by one of the same length.
     if bytes == 0 || bytes != 2 * cable.finish() {
         return Err(line.wrong("the frames that came are not those that the kernel sent"));
+    }
+    line.device(bytes)
+}
+
+/// What the kernel said of the console, compared with what came out of its ports.
+fn look_at_terminal(terminal: &mut Terminal, said: &str) -> Result<Device, Error> {
+    let line = Line::find(said, "console", "console")?;
+    line.expect_layout(terminal.layout().name)?;
+    if line.value("ports")? != format!("console,{NAME}") {
+        return Err(line.wrong("other ports were found"));
+    }
+    let bytes = line.number("bytes")?;
+    // Each byte was answered by another.
+    if bytes == 0 || bytes != 2 * terminal.finish() {
+        return Err(line.wrong("what came out of the ports is not what the kernel sent"));
     }
     line.device(bytes)
 }

@@ -12,7 +12,7 @@ fn boots_on(machine: Machine) {
                 let disks = verified.devices.iter().filter(|device| device.kind == "blk");
                 assert_eq!(disks.count(), Layout::of(machine.attach()).len());
                 let has = |kind| verified.devices.iter().any(|device| device.kind == kind);
-                assert!(has("rng"));
+                assert!(has("rng") && has("console"));
                 assert_eq!(has("net"), machine != Machine::MicrovmLegacy);
             }
             Err(error @ Error::Missing(_)) => panic!("{error}. Run ./ci.sh, which installs it."),
@@ -29,6 +29,11 @@ fn drivers_work_on_a_pc_by_msix() {
 #[test]
 fn drivers_work_where_bars_lie_above_4_gib() {
     boots_on(Machine::Q35Large);
+}
+
+#[test]
+fn drivers_work_on_a_pc_by_interrupt_lines_that_devices_share() {
+    boots_on(Machine::Q35Lines);
 }
 
 #[test]
@@ -49,6 +54,11 @@ fn drivers_work_over_mmio_that_only_the_command_line_names() {
 #[test]
 fn drivers_work_on_a_pci_bus_that_firmware_left_alone() {
     boots_on(Machine::MicrovmPci);
+}
+
+#[test]
+fn drivers_work_behind_bridges_that_firmware_left_alone() {
+    boots_on(Machine::MicrovmBridges);
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn mmio(machine: &Machine, place: Place) -> MmioTransport {
 
 #[test]
 fn blk_over_mmio_version_2_in_every_shape() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let shapes: Vec<_> = (0..16).map(Shape).collect();
     let (machine, disks) = mmio_disks(&dir, false, &shapes, "");
     let free = machine.arena().free_bytes();
@@ -110,7 +110,7 @@ fn blk_over_mmio_version_2_in_every_shape() {
 
 #[test]
 fn blk_over_legacy_mmio_in_every_shape_that_it_has() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let shapes: Vec<_> = legacy_shapes().collect();
     let (machine, disks) = mmio_disks(&dir, true, &shapes, "");
     let free = machine.arena().free_bytes();
@@ -220,7 +220,7 @@ fn random_bytes_over_legacy_pci_in_every_shape_and_with_few_vectors() {
 
 #[test]
 fn blk_over_legacy_pci_in_every_shape_and_with_few_vectors() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let (mut options, mut files) = (Options::default(), vec![]);
     for (n, shape) in legacy_shapes().enumerate() {
         let name = format!("disk{n}");
@@ -253,7 +253,7 @@ fn blk_over_legacy_pci_in_every_shape_and_with_few_vectors() {
 
 #[test]
 fn a_queue_of_an_mmio_device_is_reset_and_starts_again() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let shapes: Vec<_> = (0..4).map(Shape).collect();
     let (machine, disks) = mmio_disks(&dir, false, &shapes, ",num-queues=2");
     for (place, name, file, shape) in &disks {
@@ -314,7 +314,7 @@ impl Host for Unmapped {
 // drivernormative:Virtio Transport Options / Virtio Over PCI Bus / PCI Device Layout / PCI configuration access capability
 #[test]
 fn blk_through_the_window_in_configuration_space() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let (options, file) = add_disk(Options::default(), &dir, "disk", "2", "packed=on");
     let machine = start(&options);
     let transport = PciTransport::open(Arc::new(Unmapped(machine)), Address::new(0, 2, 0)).unwrap();
@@ -324,7 +324,7 @@ fn blk_through_the_window_in_configuration_space() {
 
 #[test]
 fn a_bus_finds_functions_and_places_and_one_driver_takes_them_all() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     // Modern, transitional and legacy functions, two of them of one device.
     let (options, one) = add_disk(Options::default(), &dir, "one", "2.0", "multifunction=on");
     let (options, two) = add_file(options, &dir, "two");
@@ -356,6 +356,49 @@ fn a_bus_finds_functions_and_places_and_one_driver_takes_them_all() {
     let modern = [true, true, false, true];
     for ((blk, (name, file)), modern) in taken.iter_mut().zip(&files).zip(modern) {
         assert_eq!(blk.features.contains(F::VERSION_1), modern, "{name}");
+        exercise(&mut blk.queues[0], file, name, false);
+    }
+}
+
+#[test]
+fn devices_behind_bridges_that_firmware_left_alone_are_numbered_placed_and_driven() {
+    let dir = TempDir::in_memory();
+    // A port with a device, and a port with a bus of the old kind behind it, which has a bridge to one more.
+    let options = Options::default()
+        .device("pcie-root-port,id=port1,chassis=1,addr=2.0,multifunction=on")
+        .device("pcie-root-port,id=port2,chassis=2,addr=2.1")
+        .device("pcie-pci-bridge,id=old,bus=port2")
+        .device("pci-bridge,id=older,bus=old,chassis_nr=3,addr=1");
+    let mut options = options;
+    let mut files = vec![];
+    let more = [
+        ("front", "addr=1,disable-legacy=on", 0),
+        ("express", "bus=port1,disable-legacy=on", 1),
+        ("conventional", "bus=old,addr=3,disable-legacy=on", 3),
+        ("transitional", "bus=older,addr=4,disable-legacy=off", 4),
+        ("legacy", "bus=older,addr=5,disable-legacy=off,disable-modern=on", 4),
+    ];
+    for (name, properties, bus) in more {
+        let (with_file, file) = add_file(options, &dir, name);
+        options = with_file.device(&format!("virtio-blk-pci,{},{properties},packed=on", disk(name)));
+        files.push((name, bus, file));
+    }
+    let machine = start(&options);
+    let buses: Vec<u8> = machine.all_functions().map(|at| at.bus).collect();
+    assert_eq!(buses, [0, 1, 3, 4, 4]);
+
+    let taken: Arc<Mutex<Vec<_>>> = Arc::default();
+    let attach = taken.clone();
+    let driver = BlkDriver::<blk::Data, u64, _>::new(BlkOptions::default(), move |blk| {
+        attach.lock().unwrap().push(blk);
+    });
+    let mut bus = Bus::new();
+    bus.install_backend(Box::new(PciHost::new(Arc::new(machine))));
+    bus.register_driver(Arc::new(driver)).unwrap();
+    let mut taken = taken.lock().unwrap();
+    assert_eq!(taken.len(), files.len());
+    for (blk, (name, _, file)) in taken.iter_mut().zip(&files) {
+        assert_eq!(blk.features.contains(F::VERSION_1), *name != "legacy");
         exercise(&mut blk.queues[0], file, name, false);
     }
 }

@@ -1,6 +1,7 @@
 //! PCI: configuration space, by ports or in memory; BARs; interrupts.
 
 use super::clock::TscClock;
+use super::lines::Controllers;
 use super::msix::Messages;
 use super::registers::Mapped;
 use crate::x86::acpi::Tables;
@@ -12,15 +13,20 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use virtio_kit::Arena;
 use virtio_kit::clock::Clock;
+use virtio_kit::interrupts::InterruptLine;
 use virtio_kit::pci::access::{Cam, Ecam, Ports};
-use virtio_kit::pci::bars::{self, MemoryBar};
-use virtio_kit::pci::config::{self, Function};
+use virtio_kit::pci::bars::MemoryBar;
+use virtio_kit::pci::config::Function;
+use virtio_kit::pci::tree::{self, Room};
 use virtio_kit::pci::{self, Address, ConfigSpace, Host, Interrupts};
 use virtio_kit::registers::{Registers, Width};
 use virtio_kit::transport::TransportError;
 
 /// Where BARs are put that firmware left without an address. Firmware that leaves them puts nothing else here.
 const WINDOW: Range<u64> = 0xc000_0000..0xe000_0000;
+
+/// A function's register in which firmware leaves the number of its line.
+const INTERRUPT_LINE: u16 = 0x3c;
 
 /// The CPU's own I/O ports.
 struct IoPorts;
@@ -65,6 +71,7 @@ fn config_space(tables: &Tables) -> Box<dyn ConfigSpace> {
 /// The machine as drivers of PCI functions see it.
 pub struct Pci {
     config: Box<dyn ConfigSpace>,
+    controllers: Arc<Controllers>,
     arena: Arena,
     functions: BTreeMap<Address, Placed>,
 }
@@ -75,35 +82,21 @@ struct Placed {
 }
 
 impl Pci {
-    /// Finds all virtio functions, and gives BARs addresses where firmware did not.
-    pub fn new(tables: &Tables, arena: Arena) -> Result<Arc<Self>, TransportError> {
+    /// Finds all virtio functions, and gives buses numbers and BARs addresses where firmware did not.
+    pub fn new(
+        tables: &Tables,
+        controllers: Arc<Controllers>,
+        arena: Arena,
+    ) -> Result<Arc<Self>, TransportError> {
         let config = config_space(tables);
-        let mut functions = BTreeMap::new();
-        let mut next = WINDOW.start;
-        config::scan_tree(&*config, 0, 0, |at, id| {
-            if pci::is_virtio(id) {
-                let bars = placed(&Function::new(&*config, at), &mut next)?;
-                functions.insert(at, Placed { bars, interrupts: Arc::default() });
-            }
-            Ok(())
-        })?;
-        Ok(Arc::new(Self { config, arena, functions }))
+        // No ports: only legacy devices have any.
+        let mut room = Room { memory: WINDOW, ports: 0..0 };
+        let placed = tree::place(&*config, 0, 0, &mut room, pci::is_virtio)?;
+        let functions =
+            placed.into_iter().map(|f| (f.at, Placed { bars: f.bars, interrupts: Arc::default() }));
+        let functions = functions.collect();
+        Ok(Arc::new(Self { config, controllers, arena, functions }))
     }
-}
-
-/// A function's memory BARs, all with addresses.
-fn placed(
-    function: &Function<'_, dyn ConfigSpace>,
-    next: &mut u64,
-) -> Result<Vec<MemoryBar>, TransportError> {
-    let mut found = Vec::new();
-    let mut number = 0;
-    while number <= 5 {
-        let bar = bars::memory_bar(function, number)?;
-        number += 1 + u8::from(bar.is_some_and(|bar| bar.wide));
-        found.extend(bar);
-    }
-    if found.iter().any(|bar| bar.address == 0) { bars::place(function, next, WINDOW.end) } else { Ok(found) }
 }
 
 impl ConfigSpace for Pci {
@@ -134,5 +127,13 @@ impl Host for Pci {
 
     fn interrupts(&self, at: Address) -> Option<Arc<dyn Interrupts>> {
         Some(self.functions.get(&at)?.interrupts.clone())
+    }
+
+    fn line(&self, at: Address) -> Option<Arc<dyn InterruptLine>> {
+        // Firmware writes down which line it has routed the function's pin to.
+        match Function::new(&*self.config, at).read8(INTERRUPT_LINE).ok()? {
+            0 | 0xff => None,
+            number => Some(Arc::new(self.controllers.line(number.into())?)),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What is done with each device, so that somebody outside can see whether it was done.
 
 mod blk;
+mod console;
 mod net;
 mod pattern;
 mod rng;
@@ -20,6 +21,7 @@ use spin::Mutex;
 use virtio_kit::bus::Driver;
 use virtio_kit::{F, Features};
 use virtio_kit_drivers::blk::{BlkDriver, Options as BlkOptions};
+use virtio_kit_drivers::console::{Console, ConsoleDriver, Options as ConsoleOptions};
 use virtio_kit_drivers::net::{Net, NetDriver, Options as NetOptions};
 use virtio_kit_drivers::rng::{Options as RngOptions, Rng, RngDriver};
 
@@ -76,6 +78,7 @@ impl Alarm {
 pub struct Devices {
     disks: Arc<Mutex<Vec<blk::Disk>>>,
     networks: Arc<Mutex<Vec<Net>>>,
+    consoles: Arc<Mutex<Vec<Console>>>,
     sources: Arc<Mutex<Vec<Rng>>>,
 }
 
@@ -83,13 +86,16 @@ impl Devices {
     /// The drivers, which put the devices that they take here.
     pub fn drivers(&self) -> Vec<Arc<dyn Driver>> {
         let (disks, networks) = (self.disks.clone(), self.networks.clone());
-        let sources = self.sources.clone();
+        let (consoles, sources) = (self.consoles.clone(), self.sources.clone());
         let clock = Arc::new(TscClock);
         // A queue for each CPU.
         let options = BlkOptions { queues: smp::count() as u16, ..BlkOptions::default() };
         vec![
             Arc::new(BlkDriver::new(options, move |disk| disks.lock().push(disk))),
             Arc::new(NetDriver::new(NetOptions::new(clock), move |net| networks.lock().push(net))),
+            Arc::new(ConsoleDriver::new(ConsoleOptions::default(), move |console| {
+                consoles.lock().push(console)
+            })),
             Arc::new(RngDriver::new(RngOptions::default(), move |source| sources.lock().push(source))),
         ]
     }
@@ -101,6 +107,9 @@ impl Devices {
         }
         for net in core::mem::take(&mut *self.networks.lock()) {
             net::work(net, seed)?;
+        }
+        for console in core::mem::take(&mut *self.consoles.lock()) {
+            console::work(console, seed)?;
         }
         for source in core::mem::take(&mut *self.sources.lock()) {
             rng::work(source)?;

@@ -35,7 +35,7 @@ pub fn work(mut net: Net, seed: u64) -> Result<(), Failure> {
     });
     let (by_interrupt, polled, time, bytes) = task.join(LIMIT * 2).ok_or("a CPU does not come back")??;
     println!(
-        "net net: {} features={:#x} queues=1 cpus=1 requests={} interrupts={by_interrupt} polled={polled} us={} \
+        "net net: {} features={:#x} queues=2 cpus=1 requests={} interrupts={by_interrupt} polled={polled} us={} \
          bytes={bytes}",
         layout(features),
         features.bits(),

@@ -19,6 +19,16 @@ pub fn frame_len(number: u64) -> usize {
     46 + (number as usize * 977) % 1455
 }
 
+/// Bytes of piece `number` of what goes over a console's port: no round numbers, and more than one buffer.
+pub fn piece_len(number: u64) -> usize {
+    1 + (number as usize * 1733) % 6000
+}
+
+/// Where the content of a piece begins, far from that of any other.
+pub fn piece(port: u32, number: u64) -> u64 {
+    1 << 40 | u64::from(port) << 32 | number << 8
+}
+
 /// Splitmix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

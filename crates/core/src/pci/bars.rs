@@ -108,6 +108,32 @@ pub fn io_bar<C: ConfigSpace + ?Sized>(
     Ok(Some(IoBar { number, port, len: 1 << mask.trailing_zeros() }))
 }
 
+/// All BARs of memory of a function, as they are.
+pub fn all<C: ConfigSpace + ?Sized>(function: &Function<'_, C>) -> Result<Vec<MemoryBar>, TransportError> {
+    let last = last(function)?;
+    let (mut found, mut number) = (Vec::new(), 0);
+    while number <= last {
+        let bar = memory_bar(function, number)?;
+        number += 1 + u8::from(bar.is_some_and(|bar| bar.wide));
+        found.extend(bar);
+    }
+    Ok(found)
+}
+
+/// All BARs of I/O ports of a function, as they are.
+pub fn all_io<C: ConfigSpace + ?Sized>(function: &Function<'_, C>) -> Result<Vec<IoBar>, TransportError> {
+    let mut found = Vec::new();
+    for number in 0..=last(function)? {
+        found.extend(io_bar(function, number)?);
+    }
+    Ok(found)
+}
+
+/// The last BAR that a function can have: a bridge has two.
+fn last<C: ConfigSpace + ?Sized>(function: &Function<'_, C>) -> Result<u8, TransportError> {
+    Ok(if function.is_endpoint()? { MAX_BAR } else { 1 })
+}
+
 /// Gives every BAR of I/O ports of a function a first port, from `next` on and below `end`, where no firmware did;
 /// `next` moves on. The BARs, as they are now.
 pub fn place_io<C: ConfigSpace + ?Sized>(
@@ -116,15 +142,14 @@ pub fn place_io<C: ConfigSpace + ?Sized>(
     end: u16,
 ) -> Result<Vec<IoBar>, TransportError> {
     let mut placed = Vec::new();
-    for number in 0..=MAX_BAR {
-        let Some(bar) = io_bar(function, number)? else { continue };
+    for bar in all_io(function)? {
         if bar.port != 0 {
             placed.push(bar);
             continue;
         }
         let port = next.checked_next_multiple_of(bar.len).ok_or(TransportError::NoMemory)?;
         *next = port.checked_add(bar.len).filter(|&after| after <= end).ok_or(TransportError::NoMemory)?;
-        function.write32(offset(number), u32::from(port) | IO)?;
+        function.write32(offset(bar.number), u32::from(port) | IO)?;
         placed.push(IoBar { port, ..bar });
     }
     Ok(placed)
@@ -138,27 +163,20 @@ pub fn place<C: ConfigSpace + ?Sized>(
     end: u64,
 ) -> Result<Vec<MemoryBar>, TransportError> {
     let mut placed = Vec::new();
-    let mut number = 0;
-    while number <= MAX_BAR {
-        let Some(bar) = memory_bar(function, number)? else {
-            number += 1;
-            continue;
-        };
+    for bar in all(function)? {
         if bar.address != 0 {
             placed.push(bar);
-            number += 1 + u8::from(bar.wide);
             continue;
         }
         let address = next.checked_next_multiple_of(bar.len).ok_or(TransportError::NoMemory)?;
         let end = if bar.wide { end } else { end.min(1 << 32) };
         let after = address.checked_add(bar.len).filter(|&after| after <= end);
         *next = after.ok_or(TransportError::NoMemory)?;
-        function.write32(offset(number), address as u32)?;
+        function.write32(offset(bar.number), address as u32)?;
         if bar.wide {
-            function.write32(offset(number + 1), (address >> 32) as u32)?;
+            function.write32(offset(bar.number + 1), (address >> 32) as u32)?;
         }
         placed.push(MemoryBar { address, ..bar });
-        number += 1 + u8::from(bar.wide);
     }
     Ok(placed)
 }

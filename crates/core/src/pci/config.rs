@@ -163,6 +163,11 @@ impl<'c, C: ConfigSpace + ?Sized> Function<'c, C> {
         Ok(self.read8(header::TYPE)? & 0x7f == 0)
     }
 
+    /// Whether this is a bridge to another PCI bus.
+    pub fn is_bridge(&self) -> Result<bool, TransportError> {
+        Ok(self.read8(header::TYPE)? & 0x7f == 1)
+    }
+
     /// The command register.
     pub fn command(&self) -> Result<u16, TransportError> {
         self.read16(header::COMMAND)
@@ -228,7 +233,7 @@ pub fn scan_tree<C: ConfigSpace + ?Sized>(
     Ok(())
 }
 
-fn scan_bus<C: ConfigSpace + ?Sized>(
+pub(super) fn scan_bus<C: ConfigSpace + ?Sized>(
     space: &C,
     segment: u16,
     bus: u8,

@@ -10,6 +10,7 @@
 //! | [`config`] | configuration space: addresses, headers, the list of capabilities, the scan of a bus |
 //! | [`access`] | the common ways to configuration space: ports (CAM) and memory (ECAM) |
 //! | [`bars`] | BARs: how large they are, and placing them where no firmware did |
+//! | [`tree`] | numbers and windows for buses behind bridges that firmware left alone |
 //! | [`capability`] | where the device's registers are (4.1.4) |
 //! | [`device`] | the device's end |
 //! | [`interrupts`] | MSI-X as far as the machine takes part |
@@ -29,6 +30,7 @@ mod routing;
 #[cfg(test)]
 mod tests;
 mod transport;
+pub mod tree;
 mod window;
 
 pub use bus::{PciHost, Rescan, key, open};

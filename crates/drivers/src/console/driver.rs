@@ -65,7 +65,8 @@ fn queue<C: AnyChain>(setup: &mut Setup, index: u16, buffers: u16) -> Result<Vir
 
 /// Takes a device without a bus: what it is to its user, and what keeps it running.
 pub fn open(found: Found, options: &Options) -> Result<(Console, ConsoleDevice), ProbeError> {
-    let mut setup = found.without(options.without).negotiate(FEATURES)?;
+    // A legacy console differs in nothing but the byte order (5.3.4.1, 5.3.6.3), and this is a little-endian machine.
+    let mut setup = found.without(options.without).or_legacy().negotiate(FEATURES)?;
     let features = setup.features();
     let config: Config = setup.read_config()?;
     let arena = setup.arena().ok_or(TransportError::Disconnected)?.clone();

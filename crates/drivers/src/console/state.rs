@@ -5,7 +5,8 @@ use super::transmit::Transmit;
 use alloc::boxed::Box;
 use alloc::string::String;
 use atomic_waker::AtomicWaker;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use portable_atomic::AtomicU64;
 use spin::Mutex;
 use virtio_kit::spec::console::ControlEvent;
 

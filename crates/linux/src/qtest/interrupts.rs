@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use virtio_kit::clock::Clock;
-use virtio_kit::pci::{Address, Interrupts, Lines, Message};
+use virtio_kit::pci::{Interrupts, Lines, Message};
 use virtio_kit::transport::TransportError;
 
 use super::ram::Ram;
 use crate::clock::MonotonicClock;
 
-/// Words that each function has. All functions of a bus together: 2 MiB.
+/// Words that each function has, as many as it can have vectors.
 const VECTORS: u16 = 2048;
 
 /// One function's messages: each writes a word of its own, which is not 0 until it is taken note of.
@@ -22,9 +22,13 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn new(ram: Arc<Ram>, at: Address) -> Self {
-        let first = usize::from(at.bdf() & 0xff) * usize::from(VECTORS);
-        Self { ram, first, armed: Mutex::new(None) }
+    /// Of the `n`th function.
+    pub(super) fn new(ram: Arc<Ram>, n: usize) -> Result<Self, TransportError> {
+        let first = n * usize::from(VECTORS);
+        if first + usize::from(VECTORS) > Ram::WORDS {
+            return Err(TransportError::Unsupported("that many functions"));
+        }
+        Ok(Self { ram, first, armed: Mutex::new(None) })
     }
 
     fn armed(&self) -> Option<(u16, Arc<Lines>)> {

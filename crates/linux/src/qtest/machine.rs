@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_kit::clock::Clock;
 use virtio_kit::mmio::Place;
 use virtio_kit::pci::access::Cam;
-use virtio_kit::pci::bars::{self, IoBar, MemoryBar};
-use virtio_kit::pci::config::{self, Function};
+use virtio_kit::pci::bars::{IoBar, MemoryBar};
+use virtio_kit::pci::tree::{self, Room};
 use virtio_kit::pci::{self, Address, ConfigSpace, Host, Interrupts, PciTransport};
 use virtio_kit::registers::{Registers, Width};
 use virtio_kit::spec::device_id::PCI_VENDOR_ID;
@@ -76,7 +76,7 @@ impl Drop for Ended {
 }
 
 impl Machine {
-    /// Starts QEMU, and gives addresses to the BARs of all virtio functions on its first bus.
+    /// Starts QEMU, and gives addresses to the BARs of all virtio functions, those behind bridges too.
     pub fn start(options: &Options) -> Result<Self, Error> {
         let folder = Folder::new().map_err(|e| Error::Io("a folder for QEMU's files", e))?;
         let memory = options.memory.clamp(8 << 20, 2 << 30).next_multiple_of(1 << 20);
@@ -152,21 +152,16 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// Gives addresses to the BARs of virtio functions.
+/// Numbers the buses, and gives addresses to the BARs of virtio functions.
 fn place(ports: &Ports<'_>, ram: &Arc<Ram>) -> Result<BTreeMap<Address, Placed>, TransportError> {
-    let mut functions = BTreeMap::new();
-    let (mut next, mut next_port) = (BARS, PORTS);
-    config::scan(ports, 0, |at, id| {
-        if id.0 == PCI_VENDOR_ID {
-            let function = Function::new(ports, at);
-            let bars = bars::place(&function, &mut next, BARS_END)?;
-            let io_bars = bars::place_io(&function, &mut next_port, PORTS_END)?;
-            let interrupts = Arc::new(Words::new(ram.clone(), at));
-            functions.insert(at, Placed { id, bars, io_bars, interrupts });
-        }
-        Ok(())
-    })?;
-    Ok(functions)
+    let mut room = Room { memory: BARS..BARS_END, ports: PORTS..PORTS_END };
+    let placed = tree::place(ports, 0, 0, &mut room, |id| id.0 == PCI_VENDOR_ID)?;
+    let functions = placed.into_iter().enumerate().map(|(n, placed)| {
+        let tree::Placed { at, id, bars, io_bars } = placed;
+        let interrupts = Arc::new(Words::new(ram.clone(), n)?);
+        Ok((at, Placed { id, bars, io_bars, interrupts }))
+    });
+    functions.collect()
 }
 
 /// Configuration space by the two ports of a PC.

@@ -30,6 +30,9 @@ unsafe impl Send for Ram {}
 unsafe impl Sync for Ram {}
 
 impl Ram {
+    /// How many words there are for interrupts.
+    pub(super) const WORDS: usize = (ARENA - WORDS) as usize / 4;
+
     pub(super) fn new(len: usize) -> Result<Self, Errno> {
         if (len as u64) < 2 * ARENA {
             return Err(Errno::INVAL);

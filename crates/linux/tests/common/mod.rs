@@ -18,9 +18,19 @@ pub struct TempDir(PathBuf);
 
 impl TempDir {
     pub fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// A folder whose files are in memory if that can be: those with thousands of holes are slow to remove from a disk.
+    pub fn in_memory() -> Self {
+        let shared = Path::new("/dev/shm");
+        if shared.is_dir() { Self::new_in(shared) } else { Self::new() }
+    }
+
+    fn new_in(parent: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("virtio-kit-{}-{number}", std::process::id()));
+        let path = parent.join(format!("virtio-kit-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }

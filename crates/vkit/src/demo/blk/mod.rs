@@ -18,7 +18,7 @@ use std::fs::File;
 use std::sync::Arc;
 use virtio_kit::DeviceId;
 use virtio_kit_drivers::blk::BlkDriver;
-use virtio_kit_guest_runner::machine::{Attach, Machine};
+use virtio_kit_guest_runner::Machine;
 use virtio_kit_guest_runner::{Boot, disk};
 
 pub(super) const DEMO: Demo = Demo { device: "blk", rows, work };
@@ -120,7 +120,7 @@ impl Act for BlkAct {
                 (transport, format!("qtest {bus}, {queues}"), format!("QEMU's {device}, {queues}{depth}"))
             }
             Other::Guest(machine) => {
-                let transport = if machine.attach() == Attach::Pci { "pci" } else { "mmio" };
+                let transport = if machine.attach().is_pci() { "pci" } else { "mmio" };
                 let how = format!("a kernel without an operating system on QEMU's {machine}, 2 CPUs");
                 (transport, format!("guest {machine}"), how)
             }
@@ -165,10 +165,8 @@ impl Act for BlkAct {
                 let is_it = |l: &disk::Layout| (l.packed, l.in_order) == (packed, in_order);
                 let disks = disk::LAYOUTS.into_iter().filter(is_it).collect();
                 let folder = stage.folder.clone();
-                guest::play(
-                    &Boot { seed: number, disks, rng: None, net: None, folder, ..Boot::new(machine, 2) },
-                    DeviceId::BLOCK,
-                )
+                let boot = Boot { seed: number, disks, folder, ..Boot::bare(machine, 2) };
+                guest::play(&boot, DeviceId::BLOCK)
             }
         }
     }
