@@ -76,8 +76,13 @@ fn all() -> Vec<Bar> {
     };
     let layouts = ["split", "split in-order", "packed", "packed in-order"];
     let linux = |layout: &str| if layout.starts_with("packed") { "Linux packed" } else { "Linux split" };
-    let drivers =
-        ["virtio-driver split", "virtio-driver packed", "virtio-drivers split", "Linux split", "Linux packed"];
+    let drivers = [
+        "virtio-driver split",
+        "virtio-driver packed",
+        "virtio-drivers split",
+        "Linux split",
+        "Linux packed",
+    ];
     for layout in layouts {
         let what = "driver's end, 3 descriptors, batch 32: instructions";
         bar(what, "driver/32", layout, &drivers, DRIVER, Most::Number(130.0));
@@ -119,7 +124,8 @@ fn all() -> Vec<Bar> {
         bar(what, "driver/blk", layout, &blk, Of::Time("driver"), Most::Times(1.0));
     }
     for layout in layouts {
-        let what = "block driver, submit and reap a read: instructions (half, beside virtio-driver over vhost-user)";
+        let what =
+            "block driver, submit and reap a read: instructions (half, beside virtio-driver over vhost-user)";
         bar(what, "driver/blk", layout, &["virtio-driver split"], DRIVER, Most::Times(0.5));
     }
     let pair = ["virtio-driver + virtio-queue, split"];
@@ -171,7 +177,8 @@ impl Of {
         match self {
             Self::Instructions(parts) => {
                 let counts = cell.counts?;
-                let sum = parts.iter().zip(counts).map(|(&wanted, count)| if wanted { count } else { 0.0 }).sum();
+                let sum =
+                    parts.iter().zip(counts).map(|(&wanted, count)| if wanted { count } else { 0.0 }).sum();
                 Some(Spread { median: sum, min: sum, max: sum })
             }
             Self::Time(name) => cell.spread(name),
@@ -222,7 +229,8 @@ fn flat(measured: &[Measured]) -> Vec<Verdict> {
         group.cells.iter().filter_map(|cell| Some(cell.name.rsplit_once(", ")?.0)).collect();
     ends.dedup();
     let verdict = |end: &&str| {
-        let of_end = group.cells.iter().filter(|cell| cell.name.rsplit_once(", ").is_some_and(|(e, _)| e == *end));
+        let of_end =
+            group.cells.iter().filter(|cell| cell.name.rsplit_once(", ").is_some_and(|(e, _)| e == *end));
         let all: Vec<f64> = of_end.filter_map(|cell| instructions(group, &cell.name)).collect();
         let (least, most) = (all.iter().copied().reduce(f64::min)?, all.iter().copied().reduce(f64::max)?);
         let what = "instructions of a request, ring sizes 8 to 32768: the most over the least";
@@ -237,8 +245,7 @@ fn regions(measured: &[Measured]) -> Vec<Verdict> {
     let of = |name: &str, count: u32| instructions(group, &format!("{name}, {count}"));
     let verdicts = || {
         let (one, all) = (of("same region", 1)?, of("same region", 4096)?);
-        let (few, some, many) =
-            (one, of("another region each", 64)?, of("another region each", 4096)?);
+        let (few, some, many) = (one, of("another region each", 64)?, of("another region each", 4096)?);
         Some(vec![
             alone("buffers in the region of the one before, 4096 regions over 1", "device", all / one, 1.01),
             // As many doublings in both.

@@ -189,9 +189,8 @@ pub(crate) fn rings(cores: Cores, programs: &Programs) -> Result<Vec<Group>, Str
     ] {
         let programs = programs.clone();
         let run = move || {
-            let (ns, lost) = lost(Whose::Children, 2.0, || {
-                two_cores::ringtest(&programs, program, cores, 6 * TIMED)
-            });
+            let (ns, lost) =
+                lost(Whose::Children, 2.0, || two_cores::ringtest(&programs, program, cores, 6 * TIMED));
             // Starting a program and ending it are not busy on both cores.
             Ok(Reading { values: vec![("ns", ns?)], lost: (lost - 0.1).max(0.0) })
         };

@@ -67,7 +67,8 @@ impl Programs {
     /// 32.
     pub(crate) fn ringtest(&self, name: &str, cores: [usize; 2], cycles: usize) -> Result<(), String> {
         let [guest, host] = cores.map(|core| core.to_string());
-        let args = ["--host-affinity", &host, "--guest-affinity", &guest, "--batch", "32", "--outstanding", "128"];
+        let args =
+            ["--host-affinity", &host, "--guest-affinity", &guest, "--batch", "32", "--outstanding", "128"];
         let cycles = ["--run-cycles", &cycles.to_string()].map(String::from);
         run(Command::new(self.0.join(name)).args(args).args(cycles)).map(|_| ())
     }

@@ -61,7 +61,10 @@ impl Result {
 }
 
 /// Counts instructions of all cells that can be counted, on both cores.
-pub(crate) fn count(groups: &[Group], bar: &ProgressBar) -> std::result::Result<Vec<Vec<Option<Counts>>>, String> {
+pub(crate) fn count(
+    groups: &[Group],
+    bar: &ProgressBar,
+) -> std::result::Result<Vec<Vec<Option<Counts>>>, String> {
     let jobs: Vec<(usize, usize, &Counting)> = groups
         .iter()
         .enumerate()
@@ -86,13 +89,18 @@ pub(crate) fn count(groups: &[Group], bar: &ProgressBar) -> std::result::Result<
                     bar.set_message(format!("{group}: {name}"));
                     let Counting { program, args, ops } = counting;
                     let counts = callgrind::count(program, args, *ops, &file);
-                    done.lock().expect("no panic").push((*g, *c, counts.map_err(|e| format!("{group}: {name}: {e}"))));
+                    done.lock().expect("no panic").push((
+                        *g,
+                        *c,
+                        counts.map_err(|e| format!("{group}: {name}: {e}")),
+                    ));
                     bar.inc(1);
                 }
             });
         }
     });
-    let mut all: Vec<Vec<Option<Counts>>> = groups.iter().map(|g| g.cells.iter().map(|_| None).collect()).collect();
+    let mut all: Vec<Vec<Option<Counts>>> =
+        groups.iter().map(|g| g.cells.iter().map(|_| None).collect()).collect();
     for (g, c, counts) in done.into_inner().expect("no panic") {
         all[g][c] = Some(counts?);
     }
@@ -100,7 +108,11 @@ pub(crate) fn count(groups: &[Group], bar: &ProgressBar) -> std::result::Result<
 }
 
 /// Measures a group's times.
-pub(crate) fn time(group: &Group, plan: &Plan, bar: &ProgressBar) -> std::result::Result<Vec<Result>, String> {
+pub(crate) fn time(
+    group: &Group,
+    plan: &Plan,
+    bar: &ProgressBar,
+) -> std::result::Result<Vec<Result>, String> {
     let mut results: Vec<Result> =
         group.cells.iter().map(|cell| Result { name: cell.name.clone(), ..Result::default() }).collect();
     let mut rounds = 0;

@@ -16,7 +16,9 @@ const UNIT: i32 = 300;
 pub(crate) fn draw(verdicts: &[Verdict], file: &Path) -> Result<(), String> {
     let height = TOP + ROW * verdicts.len() as i32 + 20;
     let area = SVGBackend::new(file, (WIDTH as u32, height as u32)).into_drawing_area();
-    paint(&area, verdicts, height).and_then(|()| area.present()).map_err(|e| format!("{}: {e}", file.display()))
+    paint(&area, verdicts, height)
+        .and_then(|()| area.present())
+        .map_err(|e| format!("{}: {e}", file.display()))
 }
 
 fn paint<B: DrawingBackend>(
@@ -29,7 +31,11 @@ fn paint<B: DrawingBackend>(
     let right = plain.pos(Pos::new(HPos::Right, VPos::Center));
     let left = plain.pos(Pos::new(HPos::Left, VPos::Center));
     let title = ("sans-serif", 15).into_text_style(area);
-    area.draw_text("What each row takes of what its bar allows: left of the line it holds", &title, (10, 10))?;
+    area.draw_text(
+        "What each row takes of what its bar allows: left of the line it holds",
+        &title,
+        (10, 10),
+    )?;
     for (i, verdict) in verdicts.iter().enumerate() {
         let middle = TOP + ROW * i as i32 + ROW / 2;
         let share = verdict.reached / verdict.bar;

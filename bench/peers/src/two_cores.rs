@@ -7,11 +7,10 @@ use std::time::Instant;
 use virtio_driver::virtqueue::Virtqueue;
 use virtio_driver::{VhostUser, VirtioBlkConfig, VirtioFeatureFlags, VirtioTransport, iovec};
 use virtio_kit_bench::two_cores::{Apart, pair};
-use virtio_queue::{Queue, QueueT};
 use virtio_kit_peers::memory::Flat;
 use virtio_kit_peers::stub::Stub;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
-
 
 /// Bytes that both ends of a pair share.
 const LEN: usize = 1 << 20;
@@ -127,7 +126,12 @@ pub(crate) fn peers(cores: [usize; 2], depth: usize, ops: usize) -> f64 {
 
 /// Nanoseconds of one buffer there and back in one of Linux's ring benchmarks: the time of a run less that of a short
 /// one, which is what starting takes.
-pub(crate) fn ringtest(programs: &Programs, name: &str, cores: [usize; 2], ops: usize) -> Result<f64, String> {
+pub(crate) fn ringtest(
+    programs: &Programs,
+    name: &str,
+    cores: [usize; 2],
+    ops: usize,
+) -> Result<f64, String> {
     const SHORT: usize = 1000;
     let time = |cycles| {
         let began = Instant::now();

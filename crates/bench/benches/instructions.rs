@@ -55,7 +55,8 @@ fn count_all(rows: &[Row], ops: usize) -> Result<Vec<(String, Counts)>, String> 
                 let program = std::env::current_exe().unwrap_or_default();
                 while let Some((i, row)) = rows.iter().enumerate().nth(next.fetch_add(1, Relaxed)) {
                     let args = ["--count".into(), row.to_string(), "--ops".into(), ops.to_string()];
-                    let counts = count(program.as_os_str(), args, ops, &file).map_err(|e| format!("{row}: {e}"));
+                    let counts =
+                        count(program.as_os_str(), args, ops, &file).map_err(|e| format!("{row}: {e}"));
                     done.lock().expect("no worker panics").push((i, row.to_string(), counts));
                 }
             });

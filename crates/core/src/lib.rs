@@ -39,10 +39,10 @@ pub mod mmio;
 pub mod pci;
 pub mod registers;
 pub mod transport;
-mod window;
 pub mod vsock;
+mod window;
 
 pub use apart::Apart;
-pub use window::Window;
 pub use virtio_kit_ring::{self as ring, AnyChain, Arena, Bufs, Chain, DmaBuf, Domain, Either, Parts};
 pub use virtio_kit_spec::{self as spec, DeviceId, F, Features, Status};
+pub use window::Window;

@@ -74,7 +74,8 @@ fn a_pair_that_looks_for_work_stays_out_of_the_kernel() {
     // Longer than anybody keeps a thread from running.
     let look = Duration::from_secs(20);
     for layout in layouts() {
-        let PerThousand { kicks, calls, device_wakes, driver_wakes } = read(layout, Polling::UpTo(look), look);
+        let PerThousand { kicks, calls, device_wakes, driver_wakes } =
+            read(layout, Polling::UpTo(look), look);
         // Setting up takes a few in all.
         assert_eq!((kicks, calls, device_wakes, driver_wakes), (0, 0, 0, 0), "{layout:?}");
     }

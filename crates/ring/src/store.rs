@@ -117,7 +117,9 @@ mod tests {
         let stores: Vec<Store<u16>> = (0..50).map(|n| Store::boxed(n * 7, |i| i as u16)).collect();
         let mut lines = Vec::new();
         for (n, store) in stores.iter().enumerate() {
-            assert!(store.iter().enumerate().all(|(i, &value)| usize::from(value) == i) && store.len() == n * 7);
+            assert!(
+                store.iter().enumerate().all(|(i, &value)| usize::from(value) == i) && store.len() == n * 7
+            );
             let range = store.as_ptr_range();
             if n > 0 {
                 lines.extend(range.start.addr() / 128..range.end.addr().div_ceil(128));

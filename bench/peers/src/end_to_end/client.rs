@@ -156,7 +156,8 @@ impl Theirs {
         let features = VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_EVENT_IDX;
         let path = socket.to_str().ok_or("the socket's path is no text")?;
         let mut transport: Box<VirtioBlkTransport> = Box::new(
-            VhostUser::<VirtioBlkConfig, VirtioBlkReqBuf>::new(path, features.bits()).map_err(|e| failed(&e))?,
+            VhostUser::<VirtioBlkConfig, VirtioBlkReqBuf>::new(path, features.bits())
+                .map_err(|e| failed(&e))?,
         );
         let queues = VirtioBlkQueue::setup_queues(transport.as_mut(), 1, plan.queue);
         let mut queue = queues.map_err(|e| failed(&e))?.remove(0);

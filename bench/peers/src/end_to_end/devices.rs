@@ -31,10 +31,8 @@ impl Kind {
         Ok(match self {
             Self::Qsd | Self::QsdIoThread => {
                 let mut command = Command::new("qemu-storage-daemon");
-                command.args([
-                    "--blockdev",
-                    &format!("driver=null-co,node-name=n,read-zeroes=on,size={size}"),
-                ]);
+                command
+                    .args(["--blockdev", &format!("driver=null-co,node-name=n,read-zeroes=on,size={size}")]);
                 let mut export = format!(
                     "type=vhost-user-blk,id=e,node-name=n,addr.type=unix,addr.path={},writable=on",
                     socket.display()
@@ -57,7 +55,9 @@ impl Kind {
                     return Err(format!("{}: build it first: cargo build --release", program.display()));
                 }
                 let mut command = Command::new(program);
-                command.args(["serve", "blk", "--null", "--zeros", "--size", &size.to_string(), "--socket"]).arg(socket);
+                command
+                    .args(["serve", "blk", "--null", "--zeros", "--size", &size.to_string(), "--socket"])
+                    .arg(socket);
                 command
             }
         })

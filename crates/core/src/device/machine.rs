@@ -2,8 +2,8 @@
 //! for all transports.
 
 use super::{ConfigNotice, Device, DeviceError, Stopped, Worker};
-use crate::transport::LEGACY_FEATURES;
 use crate::Apart;
+use crate::transport::LEGACY_FEATURES;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -201,10 +201,68 @@ impl Pipe {
 }
 
 #[cfg(test)]
-impl Pipe {
-    /// Begins counting somewhere else.
-    pub(super) fn starting_at(mut self, position: u32) -> Self {
-        (self.head, self.tail, self.told.0) = (position, position, position);
-        self
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// A pipe that has counted up to shortly before its counters wrap.
+    fn late(kind: Kind) -> Pipe {
+        let mut pipe = Pipe::new(kind, 64);
+        let position = u32::MAX - 100;
+        (pipe.head, pipe.tail, pipe.told.0) = (position, position, position);
+        pipe
+    }
+
+    fn push(pipe: &mut Pipe, bytes: &[u8]) {
+        let mut from = bytes;
+        assert!(pipe.push(bytes.len() as u32, |to| {
+            let (now, rest) = from.split_at(to.len());
+            to.copy_from_slice(now);
+            from = rest;
+            true
+        }));
+    }
+
+    fn pop(pipe: &mut Pipe, len: u32) -> Vec<u8> {
+        let (first, second) = pipe.bytes(len);
+        let bytes = [first, second].concat();
+        pipe.consume(len);
+        bytes
+    }
+
+    #[test]
+    fn bytes_go_on_over_the_end_of_the_counters() {
+        let mut pipe = late(Kind::Stream);
+        let (mut sent, mut got) = (0..=255u8, 0..=255u8);
+        for round in 0..10 {
+            let bytes: Vec<u8> = sent.by_ref().take(20 + round).collect();
+            push(&mut pipe, &bytes);
+            assert_eq!(pipe.len(), 20 + round as u32);
+            for byte in pop(&mut pipe, u32::MAX) {
+                assert_eq!(Some(byte), got.next());
+            }
+        }
+        assert!(pipe.head < 200, "round the end");
+        assert!(pipe.is_news());
+        assert_eq!(pipe.tell(), (64, pipe.head));
+    }
+
+    #[test]
+    fn messages_keep_their_ends_over_the_end_of_the_counters() {
+        let mut pipe = late(Kind::Seqpacket);
+        for round in 0..10u8 {
+            let (long, short) = ([round; 33], [round + 100; 7]);
+            push(&mut pipe, &long);
+            assert_eq!(pipe.first_message(), None);
+            pipe.end_message(Record(round % 2 == 0));
+            push(&mut pipe, &short);
+            pipe.end_message(Record(false));
+            assert_eq!(pipe.next(10), Piece { len: 10, end: None });
+            assert_eq!(pipe.next(64), Piece { len: 33, end: Some(Record(round % 2 == 0)) });
+            assert_eq!(pop(&mut pipe, 33), long);
+            assert_eq!(pipe.next(64), Piece { len: 7, end: Some(Record(false)) });
+            assert_eq!(pop(&mut pipe, 7), short);
+        }
+        assert!(pipe.head < 500, "round the end");
     }
 }

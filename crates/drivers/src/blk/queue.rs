@@ -399,12 +399,7 @@ fn why(kind: AddErrorKind) -> SubmitErrorKind {
 }
 
 #[inline(always)]
-fn check_data<D: Parts>(
-    info: &Info,
-    shared: &Shared,
-    sector: u64,
-    data: &D,
-) -> Result<(), SubmitErrorKind> {
+fn check_data<D: Parts>(info: &Info, shared: &Shared, sector: u64, data: &D) -> Result<(), SubmitErrorKind> {
     let limits = &info.limits;
     let (mut len, mut count, mut large) = (0u64, 0u32, false);
     data.visit(|buffer| {

@@ -167,7 +167,15 @@ impl<'q> Pump<'q> {
 
     fn with(queue: &'q mut Queue, free: Vec<Buffers>, depth: usize) -> Self {
         let waiting = Waiting::Sleep(Duration::ZERO);
-        Self { queue, free, depth, stalled: None, waiting, window: Window::new(Duration::ZERO), inline: false }
+        Self {
+            queue,
+            free,
+            depth,
+            stalled: None,
+            waiting,
+            window: Window::new(Duration::ZERO),
+            inline: false,
+        }
     }
 
     /// How many requests the ring has room for, up to what is wanted: header and status take a descriptor

@@ -234,11 +234,7 @@ fn blk_devices() -> Vec<(String, Make)> {
 fn blk_drivers() -> Vec<(String, usize, Make)> {
     let mut all: Vec<(String, usize, Make)> = Vec::new();
     for (layout, packed, in_order) in LAYOUTS {
-        all.push((
-            format!("virtio-kit {layout}"),
-            32,
-            make(move || ours_blk::Driver::new(packed, in_order)),
-        ));
+        all.push((format!("virtio-kit {layout}"), 32, make(move || ours_blk::Driver::new(packed, in_order))));
     }
     for (layout, packed) in [("split", false), ("packed", true)] {
         all.push((format!("virtio-driver {layout}"), 32, make(move || virtio_driver::Blk::new(packed))));

@@ -1,10 +1,10 @@
 //! The project's own ends: the public queues, layout and size chosen at run time, owned buffers.
 
 use super::Bench;
-use virtio_kit_peers::minimal::{self, Ring, WRITE};
-use virtio_kit_peers::memory::Flat;
 use std::hint::black_box;
 use virtio_kit_bench::case::{self, Shaped};
+use virtio_kit_peers::memory::Flat;
+use virtio_kit_peers::minimal::{self, Ring, WRITE};
 use virtio_kit_ring::driver::{Options, RingMemory, Storage};
 use virtio_kit_ring::mem::{Memory, Region};
 use virtio_kit_ring::{Arena, device, driver};
@@ -144,9 +144,10 @@ impl Device {
         let rest = Flat::new(Self::PART * regions.max(2));
         let far = |i: usize| (1 << 47) + (i * 2 * Self::PART) as u64;
         let mut all = vec![Region::new(start, main).expect("a region")];
-        all.extend((1..regions).map(|i| {
-            Region::new(far(i), rest.part(i * Self::PART, Self::PART)).expect("a region")
-        }));
+        all.extend(
+            (1..regions)
+                .map(|i| Region::new(far(i), rest.part(i * Self::PART, Self::PART)).expect("a region")),
+        );
         let memory = Memory::new(all).expect("regions");
         let config = device::Config { in_order, ..device::Config::fresh(packed, size) };
         let addrs = device::RingAddrs { desc, driver, device };
@@ -163,7 +164,8 @@ impl Device {
             Buffers::Apart => far(1 + (usize::from(c) * 3 + usize::from(i)) * 1009 % (regions - 1)),
         };
         // SAFETY: the ring's parts have a mebibyte each, and are never given back.
-        let driver = unsafe { minimal::Driver::new(packed, Ring { desc, driver, device }, size, shape, place) };
+        let driver =
+            unsafe { minimal::Driver::new(packed, Ring { desc, driver, device }, size, shape, place) };
         Self { queue, driver, work }
     }
 }

@@ -1,8 +1,6 @@
 //! The project's block driver and block device.
 
 use super::Bench;
-use virtio_kit_peers::minimal::{self, Ring, WRITE};
-use virtio_kit_peers::memory::Flat;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use virtio_kit::device::{self, Device as _, Worker};
@@ -13,6 +11,8 @@ use virtio_kit::transport::{Identity, Notifier, NotifyPosition, QueueSetup, Tran
 use virtio_kit::{Arena, DeviceId, DmaBuf, F, Features, Status, spec};
 use virtio_kit_devices::blk::{Blk, NullBackend};
 use virtio_kit_drivers::blk::{self, BlkDevice, BlkQueue, Completion};
+use virtio_kit_peers::memory::Flat;
+use virtio_kit_peers::minimal::{self, Ring, WRITE};
 use zerocopy::IntoBytes;
 
 const SECTORS: u64 = 1 << 21;
@@ -205,11 +205,14 @@ impl Device {
                 sector: (u64::from(c) * 8).into(),
             };
             // SAFETY: in the fourth mebibyte of the memory, which has room for 64 times 8192.
-            unsafe { (place(c, 0) as *mut [u8; 16]).copy_from_nonoverlapping(header.as_bytes().as_ptr().cast(), 1) };
+            unsafe {
+                (place(c, 0) as *mut [u8; 16]).copy_from_nonoverlapping(header.as_bytes().as_ptr().cast(), 1)
+            };
         }
         let shape = [(16, 0), (4096, WRITE), (1, WRITE)];
         // SAFETY: the ring's parts have a mebibyte each, and are never given back.
-        let driver = unsafe { minimal::Driver::new(packed, Ring { desc, driver, device }, 256, &shape, place) };
+        let driver =
+            unsafe { minimal::Driver::new(packed, Ring { desc, driver, device }, 256, &shape, place) };
         Self { worker, driver }
     }
 }

@@ -1,14 +1,14 @@
 //! The `virtio-driver` crate (libblkio's): its queue, and its block queue.
 
 use super::Bench;
-use virtio_kit_peers::minimal::{Device, Ring};
-use virtio_kit_peers::stub::Stub;
 use std::hint::black_box;
 use virtio_driver::virtqueue::{Virtqueue, VirtqueueLayout};
 use virtio_driver::{
     VhostUser, VirtioBlkConfig, VirtioBlkQueue, VirtioBlkReqBuf, VirtioBlkTransport, VirtioFeatureFlags,
     VirtioTransport, iovec,
 };
+use virtio_kit_peers::minimal::{Device, Ring};
+use virtio_kit_peers::stub::Stub;
 
 fn features(packed: bool) -> VirtioFeatureFlags {
     let mut features = VirtioFeatureFlags::VERSION_1;
@@ -35,9 +35,8 @@ impl Queue {
         let layout = VirtqueueLayout::new::<()>(1, 256, features).expect("a layout");
         let memory = std::alloc::Layout::from_size_align(layout.end_offset, 4096).expect("a size that fits");
         // SAFETY: the size is not 0; the memory is never freed.
-        let memory: &'static mut [u8] = unsafe {
-            std::slice::from_raw_parts_mut(std::alloc::alloc_zeroed(memory), layout.end_offset)
-        };
+        let memory: &'static mut [u8] =
+            unsafe { std::slice::from_raw_parts_mut(std::alloc::alloc_zeroed(memory), layout.end_offset) };
         let mut queue = Virtqueue::new(transport.iova_translator(), memory, 256, features).expect("a queue");
         queue.set_used_notif_enabled(false);
         let ring = Ring {
@@ -104,8 +103,7 @@ impl Blk {
         let mut transport: Box<VirtioBlkTransport> = Box::new(
             VhostUser::<VirtioBlkConfig, VirtioBlkReqBuf>::new(path, features.bits()).expect("a stub"),
         );
-        let mut queue =
-            VirtioBlkQueue::setup_queues(transport.as_mut(), 1, 256).expect("a queue").remove(0);
+        let mut queue = VirtioBlkQueue::setup_queues(transport.as_mut(), 1, 256).expect("a queue").remove(0);
         queue.set_used_notif_enabled(false);
         let ring = stub.ring();
         // Data and status: the driver insists on the exact used length.

@@ -1,7 +1,6 @@
 //! The `virtio-drivers` crate: its queue, and its block driver's calls that do not block.
 
 use super::Bench;
-use virtio_kit_peers::minimal::{Ring, SplitDevice};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::ptr::NonNull;
@@ -9,6 +8,7 @@ use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use virtio_kit_peers::minimal::{Ring, SplitDevice};
 
 /// Memory whose addresses are this process's own.
 struct PlainHal;
@@ -130,8 +130,10 @@ impl Bench for Queue {
         let Self { queue, header, data, status, .. } = self;
         for _ in 0..n {
             // SAFETY: the buffers live as long as the queue, and nobody looks into them.
-            black_box(unsafe { queue.add(&[header.as_slice()], &mut [data.as_mut_slice(), status.as_mut_slice()]) })
-                .expect("room");
+            black_box(unsafe {
+                queue.add(&[header.as_slice()], &mut [data.as_mut_slice(), status.as_mut_slice()])
+            })
+            .expect("room");
         }
     }
 

@@ -1,9 +1,9 @@
 //! rust-vmm's `virtio-queue` with `vm-memory`: a device's end of a split ring.
 
-use virtio_kit_peers::minimal::{Driver, Ring, WRITE};
 use super::Bench;
 use std::hint::black_box;
 use std::io::{Read, Write};
+use virtio_kit_peers::minimal::{Driver, Ring, WRITE};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -32,8 +32,7 @@ impl Device {
         let ring = Ring { desc: host(guest.desc), driver: host(guest.driver), device: host(guest.device) };
         let place = |c: u16, i: u16| 0x20000 + u64::from(c) * 8192 + u64::from(i) * 64;
         // SAFETY: the mapping lives as long as the driver does, and the parts have two pages each.
-        let driver =
-            unsafe { Driver::new(false, ring, 256, &[(16, 0), (4096, WRITE), (1, WRITE)], place) };
+        let driver = unsafe { Driver::new(false, ring, 256, &[(16, 0), (4096, WRITE), (1, WRITE)], place) };
         let mut queue = Queue::new(256).expect("a queue");
         let halves = |at: u64| (Some(at as u32), Some((at >> 32) as u32));
         let (low, high) = halves(guest.desc);
