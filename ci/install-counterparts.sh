@@ -4,6 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=target/counterparts
-for crate in vhost-device-rng vhost-device-console; do
-    [ -x "$root/bin/$crate" ] || cargo install --quiet --locked --root "$root" --version 0.1.0 "$crate"
+for crate in vhost-device-rng@0.1.0 vhost-device-console@0.1.0 vhost-device-vsock@0.3.0; do
+    [ -x "$root/bin/${crate%@*}" ] || cargo install --quiet --locked --root "$root" "$crate"
 done

@@ -1,17 +1,18 @@
-//! Our entropy and console drivers on the published back-ends vhost-device-rng and vhost-device-console.
+//! Our entropy, console and socket drivers on the published back-ends vhost-device-rng, -console and -vsock.
 
 mod common;
 
 use common::{LONG, TempDir, until};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use virtio_kit::driver::Found;
 use virtio_kit::spec::console::F as ConsoleF;
 use virtio_kit::{DeviceId, Features};
-use virtio_kit_drivers::{console, rng};
+use virtio_kit_drivers::{console, rng, vsock};
 use virtio_kit_linux::clock::MonotonicClock;
 use virtio_kit_linux::vhost_user::front_end::{FrontEnd, Options};
 
@@ -23,10 +24,16 @@ struct BackEnd {
 
 impl BackEnd {
     fn start(dir: &TempDir, name: &str, arguments: &[&str]) -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/counterparts/bin").join(name);
         let socket = dir.join("s");
+        let counted = ["--socket-count", "1", "--socket-path", socket.to_str().unwrap()];
+        // It counts its sockets.
+        Self::start_at(dir.join("s0"), name, &[&counted, arguments].concat())
+    }
+
+    /// One that listens here by these arguments.
+    fn start_at(socket: PathBuf, name: &str, arguments: &[&str]) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/counterparts/bin").join(name);
         let child = Command::new(&program)
-            .args(["--socket-count", "1", "--socket-path", socket.to_str().unwrap()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -35,8 +42,7 @@ impl BackEnd {
         let child = child.unwrap_or_else(|error| {
             panic!("{}: {error}. Run ./ci.sh, which installs it.", program.display())
         });
-        // It counts its sockets.
-        Self { child, socket: dir.join("s0") }
+        Self { child, socket }
     }
 
     fn connect(&self, device: DeviceId) -> FrontEnd {
@@ -131,5 +137,76 @@ fn vhost_device_console_adds_its_port_when_the_driver_is_ready() {
     assert_eq!(console.max_ports(), 1);
     let first = console.wait_for(&MonotonicClock, LONG, |_, event| event);
     assert_eq!(first, Ok(Some(console::Event::Added(0))));
+    drop(device);
+}
+
+/// vhost-device-vsock, which has streams only, with our driver.
+#[test]
+fn streams_go_both_ways_through_vhost_device_vsock() {
+    let dir = TempDir::new();
+    let (socket, uds) = (dir.join("s"), dir.join("uds"));
+    let (at, path) = (socket.to_str().unwrap(), uds.to_str().unwrap());
+    let arguments = ["--guest-cid", "3", "--socket", at, "--uds-path", path];
+    let back_end = BackEnd::start_at(socket.clone(), "vhost-device-vsock", &arguments);
+    let front_end = back_end.connect(DeviceId::SOCKET);
+    let (driver, device) = vsock::open(Found::new(Box::new(front_end)), &vsock::Options::default()).unwrap();
+    assert_eq!(driver.cid(), 3);
+    let sent: Vec<u8> = (0..300_000u32).map(|at| (at * 31 + at / 251) as u8).collect();
+    let listener = UnixListener::bind(dir.join("uds_77")).unwrap();
+    std::thread::scope(|scope| {
+        // The guest connects, sends and gets back.
+        let echo = scope.spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut got = vec![0; 300_000];
+            stream.read_exact(&mut got).unwrap();
+            stream.write_all(&got).unwrap();
+        });
+        let kind = vsock::Kind::Stream;
+        let out = driver.connect(kind, vsock::Address::new(2, 77)).unwrap();
+        let mut out = out.blocking(Arc::new(MonotonicClock), LONG);
+        out.open().unwrap();
+        Write::write_all(&mut out, &sent).unwrap();
+        let mut got = vec![0; sent.len()];
+        Read::read_exact(&mut out, &mut got).unwrap();
+        assert!(got == sent);
+        // The other end has gone.
+        assert_eq!(out.read(&mut [0]), Ok(0));
+        echo.join().unwrap();
+        drop(out);
+        // A program connects, and several at a time.
+        let mut listener = driver.listen(kind, 5, 8).unwrap();
+        let mut programs: Vec<UnixStream> = (0..4u8)
+            .map(|_| {
+                let mut stream = UnixStream::connect(&uds).unwrap();
+                stream.set_read_timeout(Some(LONG)).unwrap();
+                stream.write_all(b"CONNECT 5\n").unwrap();
+                stream
+            })
+            .collect();
+        let sockets: Vec<_> = (0..4)
+            .map(|_| {
+                let socket = listener.accept_within(&MonotonicClock, LONG).unwrap();
+                assert_eq!((socket.near().port, socket.far().cid), (5, 2));
+                socket
+            })
+            .collect();
+        for mut socket in sockets {
+            let line = format!("OK {}\n", socket.far().port);
+            assert_eq!(socket.write(b"welcome"), Ok(Some(7)));
+            let mut socket = socket.blocking(Arc::new(MonotonicClock), LONG);
+            let mut program = programs.remove(0);
+            let mut got = vec![0; line.len() + 7];
+            program.read_exact(&mut got).unwrap();
+            assert!(got.starts_with(b"OK ") && got.ends_with(b"\nwelcome"), "{got:?}");
+            program.write_all(b"thanks").unwrap();
+            program.shutdown(Shutdown::Both).unwrap();
+            let mut got = vec![0; 6];
+            Read::read_exact(&mut socket, &mut got).unwrap();
+            assert_eq!(got, b"thanks");
+        }
+        let nobody = driver.connect(kind, vsock::Address::new(2, 78)).unwrap();
+        let refused = vsock::SocketError::Connection(vsock::ConnectionError::Refused);
+        assert_eq!(nobody.blocking(Arc::new(MonotonicClock), LONG).open(), Err(refused));
+    });
     drop(device);
 }
