@@ -5,8 +5,10 @@
 //! program. Back-ends are installed, replaced and removed at run time, and several may be there at once.
 
 mod device_match;
+mod fixed;
 
 pub use device_match::DeviceMatch;
+pub use fixed::Fixed;
 
 use crate::driver::Found;
 use crate::transport::TransportError;

@@ -5,7 +5,7 @@ use crate::failure::{Failure, Result};
 use crate::target::{Host, Target};
 use std::sync::{Arc, mpsc};
 use virtio_kit::DeviceId;
-use virtio_kit::bus::{Backend, Bus, DeviceState, Driver, Event};
+use virtio_kit::bus::{Bus, DeviceState, Driver, Fixed};
 use virtio_kit::driver::Found;
 
 /// A device that the bus gave to its driver. Dropped, it is removed from the driver.
@@ -23,23 +23,6 @@ impl<D> Taken<D> {
     }
 }
 
-/// Finds the one device of a target.
-struct OneDevice {
-    found: Option<Found>,
-}
-
-impl Backend for OneDevice {
-    fn name(&self) -> &str {
-        "target"
-    }
-
-    fn poll(&mut self, tell: &mut dyn FnMut(Event)) {
-        if let Some(found) = self.found.take() {
-            tell(Event::Added(0, found));
-        }
-    }
-}
-
 /// Opens a target, with `memory` bytes that the device can reach, and has a driver take it. `driver` makes one
 /// that hands over what it takes by what it is given.
 pub(super) fn take<D: Send + 'static>(
@@ -50,7 +33,7 @@ pub(super) fn take<D: Send + 'static>(
 ) -> Result<Taken<D>> {
     let opened = target.open(id, memory)?;
     let mut bus = Bus::new();
-    bus.install_backend(Box::new(OneDevice { found: Some(Found::new(opened.transport)) }));
+    bus.install_backend(Box::new(Fixed::new([Found::new(opened.transport)])));
     let (give, get) = mpsc::channel();
     let driver = driver(Box::new(move |device| {
         // If nobody waits for it any more, the device is removed again at once.
