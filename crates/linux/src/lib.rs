@@ -12,3 +12,4 @@ pub mod qtest;
 pub mod shared_memory;
 pub mod storage;
 pub mod vhost_user;
+mod watch;
