@@ -56,6 +56,7 @@ if $long; then
 
     step "long: a server is killed, 50 times in each arrangement"
     VKIT_KILLS=50 cargo test --package vkit --test kill --quiet -- --test-threads 1
+    VKIT_KILLS=20 cargo test --package vkit --test guest_kill --quiet -- --test-threads 1
 
     step "long: beside the peers, a short run of all of it"
     cargo build --release --quiet --package virtio-kit-peers --package vkit

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::task::Waker;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,6 +14,8 @@ use rustix::fs::OFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_kit::device::DeviceError;
 use virtio_kit_devices::rng::Source;
+
+use crate::watch::Watch;
 
 /// How long a source is waited for before somebody else may have a turn.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -38,9 +42,17 @@ impl Source for KernelSource {
 
 /// What a file gives: a character device such as `/dev/hwrng`, a pipe, or bytes that were gathered before. Nothing
 /// is given twice: at the end of the file the device fails.
-#[derive(Debug)]
 pub struct FileSource {
     file: File,
+    /// The same, for whoever waits for it.
+    watched: [OwnedFd; 1],
+    watch: Option<Watch>,
+}
+
+impl fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSource").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl FileSource {
@@ -53,12 +65,16 @@ impl FileSource {
         if file.metadata().map_err(failed)?.is_dir() {
             return Err(failed(ErrorKind::IsADirectory.into()));
         }
-        Ok(Self { file })
+        Self::over(file).map_err(failed)
+    }
+
+    fn over(file: File) -> io::Result<Self> {
+        Ok(Self { watched: [file.try_clone()?.into()], file, watch: None })
     }
 
     /// Another source over the same opened file: what one gives the other does not.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()? })
+        Self::over(self.file.try_clone()?)
     }
 }
 
@@ -70,6 +86,18 @@ impl Source for FileSource {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
             Err(error) => Err(DeviceError::Os(error.raw_os_error().unwrap_or(0))),
         }
+    }
+
+    fn wake(&mut self, waker: &Waker) -> bool {
+        if self.watch.is_none() {
+            // A file that always has something needs nobody to wait for it, and cannot be waited for.
+            self.watch = Watch::new("entropy", &self.watched).ok();
+        }
+        let Some(watch) = &self.watch else { return false };
+        watch.set_waker(0, Some(waker.clone()));
+        watch.is_there(0);
+        watch.arm(0, &self.watched[0]);
+        true
     }
 
     fn wait(&mut self) -> Result<(), DeviceError> {
@@ -103,7 +131,10 @@ impl std::error::Error for OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event_waker::waker;
+    use rustix::event::{EventfdFlags, eventfd};
     use std::io::Write;
+    use std::sync::Arc;
 
     #[test]
     fn the_kernel_gives_as_much_as_is_asked_for_and_never_the_same() {
@@ -138,7 +169,11 @@ mod tests {
         let mut to = [0; 8];
         assert_eq!(source.poll(&mut to), Ok(0));
         source.wait().unwrap();
+        let event = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        assert!(source.wake(&waker(event.clone())));
         writer.write_all(&[7]).unwrap();
+        // It does not come back before it is woken.
+        rustix::io::read(&event, &mut [0; 8]).unwrap();
         source.wait().unwrap();
         assert_eq!((source.poll(&mut to), to[0]), (Ok(1), 7));
     }

@@ -13,3 +13,4 @@ pub mod shared_memory;
 pub mod storage;
 pub mod vhost_user;
 pub mod vsock;
+mod watch;

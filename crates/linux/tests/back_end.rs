@@ -212,3 +212,32 @@ fn what_the_driver_may_write_of_the_configuration_is_written_and_nothing_else() 
     assert!(device.device().write_config(0, &1u64).is_err());
     assert_eq!(device.info().unwrap().sectors, SECTORS);
 }
+
+#[test]
+fn a_drivers_choice_of_cache_mode_outlives_the_server() {
+    for rings in [F::EVENT_IDX, F::RING_PACKED] {
+        let (dir, backend) = (TempDir::new(), MemoryBackend::new(SECTORS * 512));
+        let path = dir.join("s");
+        let serve = || {
+            let source = Source::Listener(Listener::bind(&path).unwrap());
+            let back = back_end(Device::new(backend.clone(), 1), ring(rings));
+            Runner::start(back, source, "test", Threads::One, Polling::default()).unwrap()
+        };
+        let runner = serve();
+        let options = front_end::Options { reconnect: Some(LONG), ..options() };
+        let (mut blk, mut device) = open(FrontEnd::connect(&path, options).unwrap());
+        assert!(device.info().unwrap().writeback);
+        device.set_writeback(false).unwrap();
+        // As good as killed: nothing is left but what the front-end holds.
+        runner.stop();
+        let runner = serve();
+        exercise(&mut blk.queues[0], 0, memory(&backend));
+        assert!(!device.info().unwrap().writeback, "{rings:?}");
+        // Another driver has its own choice.
+        drop((device, blk));
+        let (_, mut device) = open(FrontEnd::connect(&path, self::options()).unwrap());
+        assert!(device.info().unwrap().writeback);
+        drop(device);
+        runner.stop();
+    }
+}

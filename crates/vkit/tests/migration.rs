@@ -3,10 +3,9 @@
 
 mod common;
 
-use common::guest::{Archive, Guest, VIRTIO, check_fs, file_of, machine, tool};
-use common::{Folder, Server, hex};
+use common::guest::{Guest, check_load, end_load, machine, rounds, under_load};
+use common::{Folder, Server};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,40 +13,6 @@ use std::time::{Duration, Instant};
 
 /// For all that a machine with much to do takes.
 const LIMIT: Duration = Duration::from_secs(180);
-
-/// Writes all the time, past the page cache too, and reads the same file again and again from the disk.
-const LOAD: &str = r#"
-/bin/mke2fs -q -F -t ext4 /dev/vda || fail mkfs
-$bb mount -t ext4 /dev/vda /mnt || fail mount
-$bb cp /payload /mnt/payload && $bb sync || fail cp
-sum=$($bb sha256sum < /payload)
-( read line < /dev/ttyS0; > /tmp/stop ) &
-direct() {
-    while [ ! -e /tmp/stop ]; do
-        $bb dd if=/payload of=/mnt/direct$1 bs=64k oflag=direct conv=notrunc 2>/dev/null || fail "direct $1"
-        $bb dd if=/mnt/direct$1 of=/tmp/back$1 bs=64k iflag=direct 2>/dev/null || fail "direct read $1"
-        $bb cmp /payload /tmp/back$1 || fail "what was read $1"
-    done
-    > /tmp/ended$1
-}
-direct 1 &
-direct 2 &
-round=0
-while [ ! -e /tmp/stop ]; do
-    round=$((round + 1))
-    $bb dd if=/dev/urandom of=/mnt/file$((round % 4)) bs=64k count=8 conv=fsync 2>/dev/null || fail dd
-    echo 3 > /proc/sys/vm/drop_caches
-    [ "$($bb sha256sum < /mnt/payload)" = "$sum" ] || fail "payload"
-    echo "=round $round"
-done
-while [ ! -e /tmp/ended1 ] || [ ! -e /tmp/ended2 ]; do $bb usleep 20000; done
-for file in payload direct1 direct2 file0 file1 file2 file3; do
-    echo "=sum $file $($bb sha256sum < /mnt/$file)"
-done
-$bb umount /mnt || fail umount
-echo "=done"
-$bb poweroff -f
-"#;
 
 /// QEMU's other socket.
 struct Qmp(BufReader<UnixStream>);
@@ -102,19 +67,11 @@ impl Qmp {
     }
 }
 
-fn rounds(guest: &mut Guest, count: u32) {
-    (0..count).for_each(|_| drop(guest.says("round")));
-}
-
 fn migrate(queues: u32, packed: bool) {
     let folder = Folder::new();
     let image = folder.empty("disk", 64 << 20);
     let payload = common::pattern(1 << 20);
-    let mut archive = Archive::guest(LOAD, &[&VIRTIO[..], &["virtio_blk"]].concat());
-    archive.add("etc/mtab", 0o100_644, &[]);
-    archive.add("payload", 0o100_644, &payload);
-    archive.program(&tool("mke2fs"));
-    let initrd = archive.write(&folder);
+    let initrd = under_load(&folder, &payload);
     let count = queues.to_string();
     let serve = |name: &str, more: &[&str]| {
         let (socket, log) =
@@ -150,29 +107,13 @@ fn migrate(queues: u32, packed: bool) {
     drop(source);
     // It goes on where it was.
     rounds(&mut target, 3);
-    writeln!(target.child.stdin.as_mut().unwrap(), "stop").unwrap();
-    let mut sums = Vec::new();
-    loop {
-        let words = target.said().expect("the guest goes on");
-        match words[0].as_str() {
-            "round" => {}
-            "sum" => sums.push((words[1].clone(), words[2].clone())),
-            "done" => break,
-            _ => panic!("the guest says {words:?}"),
-        }
-    }
+    let sums = end_load(&mut target);
     target.child.wait().unwrap();
     first.end();
     second.end();
     let log = std::fs::read_to_string(folder.at("s1.log")).unwrap();
     assert!(log.contains("SetLogBase"), "QEMU has not asked for a log");
-    check_fs(&image);
-    assert_eq!(sums.len(), 7);
-    for (name, sum) in sums {
-        let content = file_of(&folder, &image, &name);
-        assert_eq!(hex(&Sha256::digest(&content)), sum, "{name}");
-        assert!(name.starts_with("file") || content == payload, "{name}");
-    }
+    check_load(&folder, &image, &payload, &sums);
     assert!(!Path::new(&folder.at("s1")).exists() && !Path::new(&folder.at("s2")).exists());
 }
 

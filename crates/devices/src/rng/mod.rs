@@ -12,6 +12,8 @@ pub use source::{RepeatingSource, Source};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::Waker;
 use limit::Allowance;
 use service::{Home, RngService};
 use spin::Mutex;
@@ -24,12 +26,13 @@ pub struct Rng<S> {
     /// The source, while no queue runs: it goes with the queue and comes back.
     source: Home<S>,
     limit: Option<(Limit, Arc<dyn Clock>)>,
+    waker: Waker,
 }
 
 impl<S: Source + 'static> Rng<S> {
     /// A device that gives what `source` gives.
     pub fn new(source: S) -> Self {
-        Self { source: Arc::new(Mutex::new(Some(source))), limit: None }
+        Self { source: Arc::new(Mutex::new(Some(source))), limit: None, waker: Waker::noop().clone() }
     }
 
     /// The same, giving no more than a limit allows.
@@ -62,8 +65,15 @@ impl<S: Source + 'static> Device for Rng<S> {
     fn start_queue(&mut self, _: u16, queue: Queue) -> Result<Box<dyn Worker>, DeviceError> {
         let source = self.source.lock().take().ok_or(DeviceError::Setup("the queue runs already"))?;
         let allowance = self.limit.as_ref().map(|(limit, clock)| Allowance::new(*limit, clock.clone()));
-        Ok(Box::new(Serving::new(queue, RngService::new(source, self.source.clone(), allowance))))
+        Ok(Box::new(Serving::new(
+            queue,
+            RngService::new(source, self.source.clone(), allowance, self.waker.clone()),
+        )))
     }
 
     fn reset(&mut self) {}
+
+    fn attach_wakers(&mut self, wakers: Vec<Waker>) {
+        self.waker = wakers.into_iter().next().unwrap_or(Waker::noop().clone());
+    }
 }

@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
+use core::task::Waker;
 use spin::Mutex;
 use virtio_kit::device::{Chain, DeviceError, Service, Submitted};
 
@@ -31,17 +32,22 @@ pub(super) struct RngService<S: Source> {
     /// Buffers in the order in which they came. Their bytes are written so far as they have come.
     waiting: VecDeque<Chain>,
     scratch: Box<[u8]>,
+    waker: Waker,
+    /// The source has nothing, and wakes.
+    asleep: bool,
     failed: Option<DeviceError>,
 }
 
 impl<S: Source> RngService<S> {
-    pub(super) fn new(source: S, home: Home<S>, allowance: Option<Allowance>) -> Self {
+    pub(super) fn new(source: S, home: Home<S>, allowance: Option<Allowance>, waker: Waker) -> Self {
         Self {
             source: Some(source),
             home,
             allowance,
             waiting: VecDeque::with_capacity(WAITING),
             scratch: vec![0; PIECE].into(),
+            waker,
+            asleep: false,
             failed: None,
         }
     }
@@ -59,6 +65,7 @@ impl<S: Source> RngService<S> {
             }
             let got = if most > 0 { source.poll(&mut self.scratch[..most])?.min(most) } else { 0 };
             if got == 0 {
+                self.asleep = most > 0 && chain.written() == 0 && source.wake(&self.waker);
                 break;
             }
             if let Some(allowance) = &mut self.allowance {
@@ -108,8 +115,16 @@ impl<S: Source> Service for RngService<S> {
         }
     }
 
+    fn begin_run(&mut self) {
+        self.asleep = false;
+    }
+
     fn pending(&self) -> usize {
         self.waiting.len()
+    }
+
+    fn waiting(&self) -> usize {
+        if self.asleep { self.waiting.len() } else { 0 }
     }
 
     fn capacity(&self) -> usize {

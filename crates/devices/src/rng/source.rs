@@ -1,5 +1,6 @@
 //! Where entropy comes from: submit and poll.
 
+use core::task::Waker;
 use virtio_kit::device::DeviceError;
 
 /// A source of random bytes.
@@ -12,6 +13,13 @@ pub trait Source: Send {
     /// Fills `to` from its start: how many bytes, perhaps fewer than there is room for. 0 if there are none now;
     /// then it is asked again. An error is for good: the device then asks to be reset.
     fn poll(&mut self, to: &mut [u8]) -> Result<usize, DeviceError>;
+
+    /// Has a waker woken once there may be something to poll for, when [`poll`](Self::poll) gave nothing. `false` if it
+    /// cannot: then it is polled.
+    fn wake(&mut self, waker: &Waker) -> bool {
+        let _ = waker;
+        false
+    }
 
     /// Waits, for a bounded time, until there may be something to poll for.
     fn wait(&mut self) -> Result<(), DeviceError> {

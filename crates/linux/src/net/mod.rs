@@ -3,7 +3,6 @@
 mod header;
 mod interface;
 mod tap;
-mod watch;
 
 pub use interface::OpenError;
 pub use tap::{Tap, TapCounters, TapHandle};

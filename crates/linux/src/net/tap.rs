@@ -18,7 +18,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::header::{decode, encode};
 use super::interface::{Interface, OpenError};
-use super::watch::Watch;
+use crate::watch::Watch;
 
 /// Most pieces of a frame that the kernel is shown where they lie, with the header.
 const PIECES: usize = 64;

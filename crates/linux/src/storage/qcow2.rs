@@ -317,7 +317,11 @@ impl Work {
                 if durable { self.sync() } else { Ok(()) }
             }
             Operation::Flush => self.sync(),
-            Operation::Discard { offset, len } => alone().discard_to_any(offset, len),
+            Operation::Discard { offset, len } => match alone().discard_to_any(offset, len) {
+                // Older images keep what they have: as good an answer as any.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+                other => other,
+            },
             Operation::WriteZeroes { offset, len, unmap, durable } => {
                 let unmapped = unmap && self.shared.options.discard;
                 let done = if unmapped {

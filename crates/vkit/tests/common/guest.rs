@@ -1,8 +1,9 @@
 //! Linux in QEMU: a Debian kernel and busybox. What the guest says in lines that begin with `=` is for the test.
 
-use super::{Folder, stop_after};
+use super::{Folder, hex, stop_after};
+use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::Sender;
@@ -244,5 +245,82 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Writes all the time, past the page cache too, and reads the same file again and again from the disk.
+const LOAD: &str = r#"
+/bin/mke2fs -q -F -t ext4 /dev/vda || fail mkfs
+$bb mount -t ext4 /dev/vda /mnt || fail mount
+$bb cp /payload /mnt/payload && $bb sync || fail cp
+sum=$($bb sha256sum < /payload)
+( read line < /dev/ttyS0; > /tmp/stop ) &
+direct() {
+    while [ ! -e /tmp/stop ]; do
+        $bb dd if=/payload of=/mnt/direct$1 bs=64k oflag=direct conv=notrunc 2>/dev/null || fail "direct $1"
+        $bb dd if=/mnt/direct$1 of=/tmp/back$1 bs=64k iflag=direct 2>/dev/null || fail "direct read $1"
+        $bb cmp /payload /tmp/back$1 || fail "what was read $1"
+    done
+    > /tmp/ended$1
+}
+direct 1 &
+direct 2 &
+round=0
+while [ ! -e /tmp/stop ]; do
+    round=$((round + 1))
+    $bb dd if=/dev/urandom of=/mnt/file$((round % 4)) bs=64k count=8 conv=fsync 2>/dev/null || fail dd
+    echo 3 > /proc/sys/vm/drop_caches
+    [ "$($bb sha256sum < /mnt/payload)" = "$sum" ] || fail "payload"
+    echo "=round $round"
+done
+while [ ! -e /tmp/ended1 ] || [ ! -e /tmp/ended2 ]; do $bb usleep 20000; done
+for file in payload direct1 direct2 file0 file1 file2 file3; do
+    echo "=sum $file $($bb sha256sum < /mnt/$file)"
+done
+$bb umount /mnt || fail umount
+echo "=done"
+$bb poweroff -f
+"#;
+
+/// A guest that uses its disk until it is told to stop, as an initial file system.
+pub(crate) fn under_load(folder: &Folder, payload: &[u8]) -> String {
+    let mut archive = Archive::guest(LOAD, &[&VIRTIO[..], &["virtio_blk"]].concat());
+    archive.add("etc/mtab", 0o100_644, &[]);
+    archive.add("payload", 0o100_644, payload);
+    archive.program(&tool("mke2fs"));
+    archive.write(folder)
+}
+
+/// Waits until it has gone around so often.
+#[track_caller]
+pub(crate) fn rounds(guest: &mut Guest, count: u32) {
+    (0..count).for_each(|_| drop(guest.says("round")));
+}
+
+/// Stops it: the sums of its files.
+#[track_caller]
+pub(crate) fn end_load(guest: &mut Guest) -> Vec<(String, String)> {
+    writeln!(guest.child.stdin.as_mut().unwrap(), "stop").unwrap();
+    let mut sums = Vec::new();
+    loop {
+        let Some(words) = guest.said() else { panic!("the guest ended: {:#?}", guest.seen) };
+        match words[0].as_str() {
+            "round" => {}
+            "sum" => sums.push((words[1].clone(), words[2].clone())),
+            "done" => return sums,
+            _ => panic!("the guest says {words:?}: {:#?}", guest.seen),
+        }
+    }
+}
+
+/// The file system on its disk is sound, and its files are what it said.
+#[track_caller]
+pub(crate) fn check_load(folder: &Folder, image: &str, payload: &[u8], sums: &[(String, String)]) {
+    check_fs(image);
+    assert_eq!(sums.len(), 7);
+    for (name, sum) in sums {
+        let content = file_of(folder, image, name);
+        assert_eq!(hex(&Sha256::digest(&content)), *sum, "{name}");
+        assert!(name.starts_with("file") || content == payload, "{name}");
     }
 }

@@ -71,6 +71,8 @@ pub(super) struct Session {
     pub(super) channel: Option<UnixStream>,
     /// Where what is in flight is recorded.
     pub(super) record: Option<RecordMemory>,
+    /// What the driver has written to the configuration last, here or with a server before.
+    pub(super) written: Option<(usize, Vec<u8>)>,
     pub(super) log: Arc<Log>,
     pub(super) log_map: Option<Mapping>,
     pub(super) log_event: Option<Arc<Event>>,

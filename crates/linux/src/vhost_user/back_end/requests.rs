@@ -78,7 +78,12 @@ impl BackEnd {
                 if self.is_running() {
                     return Err(Refusal::InUse);
                 }
-                self.session.record = Some(RecordMemory::new(description, fd)?);
+                let record = RecordMemory::new(description, fd)?;
+                match (&self.session.written, record.noted_config()) {
+                    (None, noted) => self.session.written = noted,
+                    (Some((offset, data)), _) => record.note_config(*offset, data),
+                }
+                self.session.record = Some(record);
             }
             Request::SetLogBase(base) => self.set_log(base)?,
             Request::SetLogFd(fd) => {
@@ -180,7 +185,7 @@ impl BackEnd {
         self.session.features = None;
         self.session.status = Status::RESET;
         // What it had was of the device's life before.
-        self.session.record = None;
+        (self.session.record, self.session.written) = (None, None);
         self.session.rings.iter_mut().for_each(|ring| ring.reset());
         Ok(())
     }
@@ -211,6 +216,10 @@ impl BackEnd {
         let mut now = vec![0; data.len()];
         self.machine.read_config(*offset as usize, &mut now);
         if now == *data {
+            if let Some(record) = &self.session.record {
+                record.note_config(*offset as usize, data);
+            }
+            self.session.written = Some((*offset as usize, now));
             return Ok(());
         }
         Err(Refusal::Config { offset: *offset, size: data.len() as u32 })

@@ -185,6 +185,9 @@ impl BackEnd {
         self.machine.set_memory_and_rings(guest, user);
         if !self.machine.status().contains(Status::DRIVER_OK) {
             self.machine.set_status(self.machine.status() | Status::DRIVER_OK)?;
+            if let Some((offset, data)) = &self.session.written {
+                self.machine.write_config(*offset, data);
+            }
         }
         if !self.machine.status().contains(Status::DRIVER_OK) {
             return Err(Refusal::Features(self.machine.accepted()));

@@ -10,6 +10,8 @@
 
 mod packed;
 mod split;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -65,11 +67,22 @@ impl fmt::Display for BadRecord {
 
 impl std::error::Error for BadRecord {}
 
-/// Makes memory for a record.
+/// What begins a note.
+const NOTE: u64 = u64::from_le_bytes(*b"vk-note1");
+/// Bytes of a note: the mark, a length, an offset, and what was written there.
+const NOTE_SIZE: u64 = 64;
+const NOTE_LEN: usize = 8;
+const NOTE_OFFSET: usize = 10;
+const NOTE_DATA: usize = 12;
+const NOTE_ROOM: usize = NOTE_SIZE as usize - NOTE_DATA;
+
+/// Makes memory for a record. Behind what the protocol knows is room for a note.
 pub(super) fn make(wish: &Inflight, packed: bool) -> Result<(Inflight, OwnedFd), Errno> {
-    let size = layout(packed).buffer_size(wish.num_queues, wish.queue_size);
+    let queues = layout(packed).buffer_size(wish.num_queues, wish.queue_size).next_multiple_of(8);
+    let size = queues + NOTE_SIZE;
     let fd = memfd_create(c"vhost-user-inflight", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&fd, size)?;
+    rustix::io::pwrite(&fd, &NOTE.to_ne_bytes(), queues)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok((Inflight { mmap_size: size, mmap_offset: 0, ..*wish }, fd))
 }
@@ -86,6 +99,34 @@ impl RecordMemory {
 
     pub(super) fn is_cut_short(&self) -> bool {
         self.mapping.is_cut_short()
+    }
+
+    /// Where the note is, if there is one.
+    fn note(&self) -> Option<Part> {
+        let start = self.description.mmap_size.checked_sub(NOTE_SIZE)?;
+        let part = Part { mapping: self.mapping.clone(), start: usize::try_from(start).ok()? };
+        (part.start % 8 == 0 && part.load64(0) == NOTE).then_some(part)
+    }
+
+    /// Notes what the driver has written to the configuration: no front-end tells a successor of it. Only the last
+    /// write is kept, and no long one.
+    pub(super) fn note_config(&self, offset: usize, data: &[u8]) {
+        let (Some(note), Ok(offset)) = (self.note(), u16::try_from(offset)) else { return };
+        if data.len() > NOTE_ROOM {
+            return;
+        }
+        note.store8(NOTE_LEN, 0);
+        data.iter().enumerate().for_each(|(at, byte)| note.store8(NOTE_DATA + at, *byte));
+        note.store16(NOTE_OFFSET, offset);
+        note.store8(NOTE_LEN, data.len() as u8);
+    }
+
+    /// What was noted.
+    pub(super) fn noted_config(&self) -> Option<(usize, Vec<u8>)> {
+        let note = self.note()?;
+        let len = usize::from(note.load8(NOTE_LEN)).min(NOTE_ROOM);
+        let data = (0..len).map(|at| note.load8(NOTE_DATA + at)).collect();
+        (len > 0).then_some((note.load16(NOTE_OFFSET).into(), data))
     }
 
     /// The part of one queue; `None` if the record is not for this queue.
@@ -129,18 +170,26 @@ impl Part {
     }
 
     fn store8(&self, at: usize, value: u8) {
+        #[cfg(test)]
+        tests::about_to_store();
         self.mapping.store8(self.start + at, value);
     }
 
     fn store16(&self, at: usize, value: u16) {
+        #[cfg(test)]
+        tests::about_to_store();
         self.mapping.store16(self.start + at, value);
     }
 
     fn store32(&self, at: usize, value: u32) {
+        #[cfg(test)]
+        tests::about_to_store();
         self.mapping.store32(self.start + at, value);
     }
 
     fn store64(&self, at: usize, value: u64) {
+        #[cfg(test)]
+        tests::about_to_store();
         self.mapping.store64(self.start + at, value);
     }
 }

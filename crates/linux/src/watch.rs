@@ -1,4 +1,4 @@
-//! Who wakes receive queues when frames come: a thread that sleeps until then.
+//! Who wakes queues when there is something to read for them: a thread that sleeps until then.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,19 +16,19 @@ const END: u64 = u64::MAX;
 
 /// Nobody waits for the queue.
 const IDLE: u8 = 0;
-/// The queue's waker is woken when there is a frame.
+/// The queue's waker is woken when there is something.
 const ARMED: u8 = 1;
 /// The descriptor can be waited for no more: a detached queue, an interface that was deleted.
 const GONE: u8 = 2;
 
 /// The thread's side of one queue.
-pub(super) struct Lane {
+struct Lane {
     state: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
 
 /// Queues that are watched. Dropped, the thread ends.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     shared: Arc<Shared>,
     end: OwnedFd,
     thread: Option<JoinHandle<()>>,
@@ -42,7 +42,7 @@ struct Shared {
 
 impl Watch {
     /// Watches descriptors, none of which is armed.
-    pub(super) fn new(name: &str, queues: &[OwnedFd]) -> io::Result<Self> {
+    pub(crate) fn new(name: &str, queues: &[OwnedFd]) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &end, epoll::EventData::new_u64(END), epoll::EventFlags::IN)?;
@@ -62,22 +62,22 @@ impl Watch {
     }
 
     /// Who is woken for a queue.
-    pub(super) fn set_waker(&self, queue: usize, waker: Option<Waker>) {
+    pub(crate) fn set_waker(&self, queue: usize, waker: Option<Waker>) {
         *self.lane(queue).waker.lock().unwrap_or_else(PoisonError::into_inner) = waker;
     }
 
     /// Whether nothing is to be had from a queue until its waker is woken.
-    pub(super) fn is_armed(&self, queue: usize) -> bool {
+    pub(crate) fn is_armed(&self, queue: usize) -> bool {
         self.lane(queue).state.load(Acquire) == ARMED
     }
 
     /// A queue that could be read, but has nothing, is not gone.
-    pub(super) fn is_there(&self, queue: usize) {
+    pub(crate) fn is_there(&self, queue: usize) {
         let _ = self.lane(queue).state.compare_exchange(GONE, IDLE, AcqRel, Acquire);
     }
 
-    /// Has the waker woken once, when there is a frame; at once if there is one. Does nothing if the queue is gone.
-    pub(super) fn arm(&self, queue: usize, fd: &OwnedFd) {
+    /// Has the waker woken once, when there is something; at once if there is. Does nothing if the queue is gone.
+    pub(crate) fn arm(&self, queue: usize, fd: &OwnedFd) {
         if self.lane(queue).state.compare_exchange(IDLE, ARMED, AcqRel, Acquire).is_err() {
             return;
         }
@@ -90,7 +90,7 @@ impl Watch {
     }
 
     /// A queue is there again: it is looked at anew.
-    pub(super) fn renew(&self, queue: usize) {
+    pub(crate) fn renew(&self, queue: usize) {
         self.lane(queue).state.store(IDLE, Release);
         self.lane(queue).wake();
     }
