@@ -50,7 +50,8 @@ fn read(ring_features: Features, look: Duration) -> (u64, u64) {
     let arena = Arena::new(HeapMemory::new(8 << 20).unwrap()).unwrap();
     let counts = Arc::new(Counts::default());
     let of_events = counts.clone();
-    let event = move || Arc::new(Counted { counts: of_events.clone(), ..Counted::default() }) as Arc<dyn Event>;
+    let event =
+        move || Arc::new(Counted { counts: of_events.clone(), ..Counted::default() }) as Arc<dyn Event>;
     let clock = StdClock::new();
     let options =
         Options { arena, ring_features, inline: false, clock: clock.clone(), event: Box::new(event) };
@@ -106,6 +107,9 @@ fn a_pair_that_sleeps_at_once_wakes_once_for_a_batch_on_each_side() {
     const BATCHES_IN_THOUSAND: u64 = 1000 / BATCH + 2;
     for layout in layouts() {
         let (set, woken) = read(layout, Duration::ZERO);
-        assert!(set <= 3 * BATCHES_IN_THOUSAND && woken <= 2 * BATCHES_IN_THOUSAND, "{layout:?}: {set} {woken}");
+        assert!(
+            set <= 3 * BATCHES_IN_THOUSAND && woken <= 2 * BATCHES_IN_THOUSAND,
+            "{layout:?}: {set} {woken}"
+        );
     }
 }
