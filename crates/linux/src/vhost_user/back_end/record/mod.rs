@@ -105,7 +105,7 @@ impl RecordMemory {
     fn note(&self) -> Option<Part> {
         let start = self.description.mmap_size.checked_sub(NOTE_SIZE)?;
         let part = Part { mapping: self.mapping.clone(), start: usize::try_from(start).ok()? };
-        (part.start % 8 == 0 && part.load64(0) == NOTE).then_some(part)
+        (part.start.is_multiple_of(8) && part.load64(0) == NOTE).then_some(part)
     }
 
     /// Notes what the driver has written to the configuration: no front-end tells a successor of it. Only the last
