@@ -79,9 +79,9 @@ pub struct Legacy {
 pub(crate) const DEVICE_FEATURES: Features =
     Features::from_bits(0xff_ffff | 1 << 42 | u128::MAX << 50).difference(F::ADMIN_VQ);
 
-/// What there is of features on a legacy interface (2.2.3), and implemented.
+/// What there is of features on a legacy interface (2.2.3), and implemented. ANY_LAYOUT is for drivers to ask for.
 pub(crate) const LEGACY_FEATURES: Features =
-    Features::from_bits(0xff_ffff).union(F::INDIRECT_DESC).union(F::EVENT_IDX);
+    Features::from_bits(0xff_ffff).union(F::ANY_LAYOUT).union(F::INDIRECT_DESC).union(F::EVENT_IDX);
 
 /// A mechanism's access to one device, driver's side.
 ///

@@ -239,3 +239,49 @@ fn udp_datagrams_have_their_checksums() {
         assert!(world.partial >= partial + 50);
     }
 }
+
+#[test]
+fn tcp_longer_than_a_packet_is_left_to_a_device_that_cuts() {
+    // A TCP segment of 5000 bytes in one frame, over IPv4 and over IPv6.
+    let segment = |v6: bool| {
+        let mut bytes = vec![0; if v6 { 74 } else { 54 } + 5000];
+        let tcp = if v6 {
+            bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+            bytes[18..20].copy_from_slice(&5020u16.to_be_bytes());
+            bytes[20] = 6;
+            54
+        } else {
+            bytes[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+            bytes[16..18].copy_from_slice(&5040u16.to_be_bytes());
+            bytes[23] = 6;
+            34
+        };
+        bytes[tcp + 12] = 5 << 4;
+        bytes
+    };
+    let cuts = F::CSUM | F::HOST_TSO4 | F::HOST_TSO6;
+    for (features, longest) in [(cuts, 65_549), (F::CSUM | F::HOST_TSO4, 1514), (Features::EMPTY, 1514)] {
+        let script = Scripted::new(features);
+        let mut opened = open(&script, layouts()[0], &options());
+        let mut phy = Phy::new(opened.net.pairs.pop().unwrap()).with_segmentation();
+        assert_eq!(phy.capabilities().max_transmission_unit, longest);
+        if longest == 1514 {
+            continue;
+        }
+        for (v6, gso, headers) in [(false, 1, 54u16), (true, 4, 74)] {
+            let frame = segment(v6);
+            phy.transmit(Instant::ZERO).unwrap().consume(frame.len(), |bytes| bytes.copy_from_slice(&frame));
+            opened.end.run(1);
+            let (_, sent, _) = script.script().sent.pop().unwrap();
+            let word = |at: usize| u16::from_le_bytes([sent[at], sent[at + 1]]);
+            assert_eq!(sent[..2], [1, gso]);
+            let (size, start) = (1500 - (headers - 14), headers - 20);
+            assert_eq!([word(2), word(4), word(6), word(8)], [headers, size, start, 16]);
+        }
+        // What is no longer than a packet is not cut.
+        let short = &segment(false)[..1514];
+        phy.transmit(Instant::ZERO).unwrap().consume(short.len(), |bytes| bytes.copy_from_slice(short));
+        opened.end.run(1);
+        assert_eq!(script.script().sent.pop().unwrap().1[1], 0);
+    }
+}

@@ -42,7 +42,9 @@ fn the_demo_verifies_every_row_that_can_run_and_leaves_nothing_behind() {
             "net" => assert!(bytes >= if in_kernel { 90_000 } else { 500_000 }),
             _ => assert!(bytes > 100_000),
         }
-        assert!(row["requests"].as_u64().unwrap() > 32 && row["seconds"].as_f64().unwrap() > 0.0);
+        // Frames of 64 KiB are few.
+        let least = if device == "net" { 16 } else { 32 };
+        assert!(row["requests"].as_u64().unwrap() > least && row["seconds"].as_f64().unwrap() > 0.0);
         assert!(row["ns_per_request"].as_f64().unwrap() > 0.0 && text("work").is_some());
         let features = row["features"].as_array().unwrap();
         assert_eq!(features.contains(&"RING_PACKED".into()), layout.starts_with("packed"));

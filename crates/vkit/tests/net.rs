@@ -128,6 +128,17 @@ fn the_station_of_qemus_user_network_answers() {
         assert_eq!((&report["other"], &report["received"]), (&"station".into(), &10.into()), "{report}");
         assert_eq!(report["to_mac"], "52:55:0a:00:02:02");
     }
+    // By legacy PCI and by both versions of MMIO.
+    for device in [
+        "virtio-net-pci?disable-modern=on&disable-legacy=off&mrg_rxbuf=off",
+        "virtio-net-device?",
+        "virtio-net-device?legacy=on",
+        "virtio-net-device?legacy=on&mrg_rxbuf=off",
+    ] {
+        let target = format!("qtest:{device}&netdev=n&-netdev=user,id=n");
+        let report = run(&format!("net ping {target} --count 10 --interval 0 --json")).ok().json();
+        assert_eq!((&report["other"], &report["received"]), (&"station".into(), &10.into()), "{report}");
+    }
     // It answers to nobody else.
     run("net ping qtest:virtio-net-pci?netdev=n&-netdev=user,id=n --to 10.9.9.9").failed(
         1,

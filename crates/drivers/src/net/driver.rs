@@ -20,7 +20,7 @@ use virtio_kit::driver::{Device, Found, Setup, Virtqueue, VqOptions};
 use virtio_kit::ring::driver::Indirect;
 use virtio_kit::spec::net::{Config, F, SPEED_UNKNOWN, queue};
 use virtio_kit::transport::TransportError;
-use virtio_kit::{DeviceId, Features};
+use virtio_kit::{DeviceId, F as Generic, Features};
 
 /// What the driver can do: everything that it takes if the device offers it and the options do not say no.
 const FEATURES: Features = F::CSUM
@@ -106,6 +106,10 @@ impl Options {
     /// What to take of what could be had.
     fn choose(&self, offered: Features) -> Features {
         let mut wanted = FEATURES;
+        if !offered.contains(Generic::VERSION_1) {
+            // Without it a legacy device may want headers in descriptors of their own (2.7.4.3).
+            wanted |= Generic::ANY_LAYOUT;
+        }
         if !offered.contains(F::CTRL_VQ) {
             wanted -= NEED_CONTROL;
         }
@@ -244,8 +248,13 @@ impl<A: Fn(Net)> NetDriver<A> {
 
 /// Takes a device without a bus: what it is to its user, and what keeps it running.
 pub fn open(found: Found, options: &Options) -> Result<(Net, NetDevice), ProbeError> {
-    let mut setup = found.without(options.without).negotiate_with(|offered| options.choose(offered))?;
+    // A legacy device differs in its header: without MRG_RXBUF it has 10 bytes (5.1.9.1).
+    let found = found.without(options.without).or_legacy();
+    let mut setup = found.negotiate_with(|offered| options.choose(offered))?;
     let features = setup.features();
+    if !features.intersects(Generic::VERSION_1 | Generic::ANY_LAYOUT) {
+        return Err(ProbeError::BadConfig("a legacy device without ANY_LAYOUT"));
+    }
     let config: Config = setup.read_config_fields(&fields(features))?;
     let mut info = Info::new(&config, features)?;
     let shared = Arc::new(Shared::new(State::new(&config, features)));

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Instant;
 use virtio_kit::F;
-use virtio_kit::bus::Bound;
+use virtio_kit::bus::{Bound, ProbeError};
 use virtio_kit::driver::Found;
+use virtio_kit::pci::{Address, LegacyTransport};
 use virtio_kit_drivers::net::{
     self, ControlError, Duplex, Frame, GuestOffloads, Mac, Net, NetDevice, Offload, Pair, RxMode, RxQueue,
 };
@@ -49,7 +50,9 @@ fn add_nic(options: Options, dir: &TempDir, slot: u8, properties: &str) -> (Opti
     let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
     let device =
         format!("virtio-net-pci,netdev=n{slot},id=nic{slot},addr={slot},mac={mac},romfile=,{properties}");
-    (options.argument("-netdev").argument(netdev).virtio(&device), Peer(socket))
+    let options = options.argument("-netdev").argument(netdev);
+    let is_modern = !properties.contains("disable-modern=on");
+    (if is_modern { options.virtio(&device) } else { options.device(&device) }, Peer(socket))
 }
 
 /// Once QEMU runs, its end of the wire is there.
@@ -207,6 +210,59 @@ fn net_split_in_order_with_every_option() {
 #[test]
 fn net_packed_in_order_with_every_option() {
     a_layout_with_every_option(true, true);
+}
+
+/// The header has 10 bytes, or 12 with mergeable buffers.
+#[test]
+fn net_over_legacy_pci_with_every_option() {
+    let dir = TempDir::new();
+    let (mut options_, mut peers) = (Options::default(), vec![]);
+    for bits in 0..8u8 {
+        let properties = format!(
+            "disable-modern=on,disable-legacy=off,event_idx={},indirect_desc={},mrg_rxbuf={}",
+            on(bits & 1 != 0),
+            on(bits & 2 != 0),
+            on(bits & 4 != 0)
+        );
+        let (more, peer) = add_nic(options_, &dir, bits + 2, &properties);
+        options_ = more;
+        peers.push(peer);
+    }
+    let machine = start(&options_);
+    let free = machine.arena().free_bytes();
+    for (bits, peer) in (0u8..).zip(&peers) {
+        let slot = bits + 2;
+        connect(&dir, slot, peer);
+        let at = Address::new(0, slot, 0);
+        let transport = LegacyTransport::open(Arc::new(machine.clone()), at).unwrap();
+        let (mut net, device) = net::open(Found::new(Box::new(transport)), &options()).unwrap();
+        assert!(!net.features.contains(F::VERSION_1) && net.features.contains(F::ANY_LAYOUT));
+        let mergeable = bits & 4 != 0;
+        assert_eq!(net.features.contains(NetF::MRG_RXBUF), mergeable);
+        assert_eq!(net.pairs[0].tx.headroom(), if mergeable { 12 } else { 10 });
+        assert_eq!((net.info.mac, net.link.is_up()), (Some(MAC), true));
+        exercise(&mut net.pairs[0], peer, 1514);
+        // The control queue too.
+        let control = net.control.as_mut().unwrap();
+        control.set_rx_mode(RxMode::Promiscuous, false).unwrap();
+        peer.send(&frame(OTHER, 1, 64));
+        peer.send(&frame(MAC, 2, 64));
+        assert_eq!(recv(&mut net.pairs[0].rx), frame(MAC, 2, 64));
+        drop(device);
+        drop(net);
+        assert_eq!(machine.arena().free_bytes(), free, "slot {slot}");
+    }
+}
+
+#[test]
+fn a_legacy_device_that_wants_headers_apart_is_left_alone() {
+    let dir = TempDir::new();
+    let (options_, _peer) =
+        add_nic(Options::default(), &dir, 2, "disable-modern=on,disable-legacy=off,any_layout=off");
+    let machine = start(&options_);
+    let transport = LegacyTransport::open(Arc::new(machine.clone()), Address::new(0, 2, 0)).unwrap();
+    let error = net::open(Found::new(Box::new(transport)), &options()).unwrap_err();
+    assert_eq!(error, ProbeError::BadConfig("a legacy device without ANY_LAYOUT"));
 }
 
 #[test]
