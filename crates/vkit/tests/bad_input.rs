@@ -19,7 +19,7 @@ fn wrong_usage_is_one_line_and_status_2() {
         (
             "info in-process:teapot",
             "vkit: invalid value 'in-process:teapot' for '<TARGET>': no device `teapot`: there are blk, \
-             net, console and rng (see `vkit --help`)",
+             net, console, rng and vsock (see `vkit --help`)",
         ),
         (
             "info qtest:teapot",
@@ -76,7 +76,7 @@ fn wrong_usage_is_one_line_and_status_2() {
         ),
         (
             "demo --device teapot",
-            "vkit: invalid value 'teapot' for '--device <TYPE>' [possible values: blk, net, console, rng] (see \
+            "vkit: invalid value 'teapot' for '--device <TYPE>' [possible values: blk, net, console, rng, vsock] (see \
              `vkit --help`)",
         ),
         (

@@ -103,7 +103,7 @@ fn the_demo_verifies_every_row_that_can_run_and_leaves_nothing_behind() {
             expected.push(("net".into(), transport.into(), layout.into(), true));
         }
     }
-    for device in ["console", "rng"] {
+    for device in ["console", "rng", "vsock"] {
         for layout in ["split", "split in-order", "packed", "packed in-order"] {
             expected.push((device.into(), "in-process".into(), layout.into(), true));
         }

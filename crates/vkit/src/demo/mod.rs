@@ -15,6 +15,7 @@ mod qemu;
 mod rng;
 mod rows;
 mod scratch;
+mod vsock;
 
 use crate::cli::{DemoArgs, LayoutChoice, TransportKind};
 use crate::failure::{Failure, Result};
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What is shown of each device type.
-const DEMOS: &[Demo] = &[blk::DEMO, net::DEMO, console::DEMO, rng::DEMO];
+const DEMOS: &[Demo] = &[blk::DEMO, net::DEMO, console::DEMO, rng::DEMO, vsock::DEMO];
 
 /// What is shown of one device type.
 struct Demo {

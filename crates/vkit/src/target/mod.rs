@@ -10,6 +10,7 @@ mod options;
 pub(crate) mod qtest;
 pub(crate) mod rng;
 mod vhost_user;
+pub(crate) mod vsock;
 
 pub(crate) use host::{Host, InProcess, Ring};
 
@@ -27,7 +28,7 @@ use virtio_kit::transport::{Transport, TransportError};
 use virtio_kit::{DeviceId, Features};
 
 /// Every device type that there is here: each is one line.
-pub(crate) const TYPES: &[Type] = &[blk::TYPE, net::TYPE, console::TYPE, rng::TYPE];
+pub(crate) const TYPES: &[Type] = &[blk::TYPE, net::TYPE, console::TYPE, rng::TYPE, vsock::TYPE];
 
 /// A device type: what it is called, what it looks like, and how one is made in this process.
 #[derive(Clone, Copy)]
