@@ -60,7 +60,7 @@ if $long; then
 
     step "long: beside the peers, a short run of all of it"
     cargo build --release --quiet --package virtio-kit-peers --package vkit
-    target/release/virtio-kit-peers --rounds 1 --patience 0 >/dev/null
+    target/release/virtio-kit-peers --rounds 1 --minutes 0 >/dev/null
 
     step "long: guests and DPDK, more of it"
     VKIT_MIB=64 cargo test --package vkit --test guest_net --quiet -- --test-threads 1

@@ -38,9 +38,10 @@ struct Args {
     /// No times: counts of instructions only
     #[arg(long, conflicts_with = "no_instructions")]
     no_times: bool,
-    /// For how long disturbed runs are repeated; after that they are kept as they come
-    #[arg(long, value_name = "MINUTES", default_value = "6")]
-    patience: u64,
+    /// About how long to take at most: for three quarters of it disturbed runs are repeated, then kept as they come,
+    /// and after it each cell has one turn only
+    #[arg(long, value_name = "N", default_value = "8")]
+    minutes: u64,
     /// Everything that was measured as one JSON value, instead of tables
     #[arg(long)]
     json: bool,
@@ -80,8 +81,14 @@ fn run(args: &Args) -> Result<(), String> {
         }
         return Ok(());
     }
-    let patience_ends = Instant::now() + Duration::from_secs(60 * args.patience);
-    let plan = Plan { cores, rounds: args.rounds, instructions: !args.no_instructions, patience_ends };
+    let (now, all) = (Instant::now(), Duration::from_secs(60 * args.minutes));
+    let plan = Plan {
+        cores,
+        rounds: args.rounds,
+        instructions: !args.no_instructions,
+        patience_ends: now + all * 3 / 4,
+        ends: now + all,
+    };
     let measured = measure(&groups, &plan, args.no_times)?;
     let verdicts = bars::verdicts(&measured);
     if args.json {

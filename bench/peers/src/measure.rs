@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) instructions: bool,
     /// After this, runs are kept as they come.
     pub(crate) patience_ends: Instant,
+    /// After this, one round is enough.
+    pub(crate) ends: Instant,
 }
 
 /// The most that somebody else may have of the cores, as a share.
@@ -116,7 +118,7 @@ pub(crate) fn time(
     let mut results: Vec<Result> =
         group.cells.iter().map(|cell| Result { name: cell.name.clone(), ..Result::default() }).collect();
     let mut rounds = 0;
-    while rounds < plan.rounds {
+    while rounds < plan.rounds && (rounds == 0 || Instant::now() < plan.ends) {
         let first = if group.crosses { trip(plan.cores) } else { 0.0 };
         let mut round = Vec::new();
         for (cell, result) in group.cells.iter().zip(&mut results) {

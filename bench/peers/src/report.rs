@@ -75,7 +75,7 @@ fn bars(verdicts: &[Verdict]) -> String {
 
 fn cells(measured: &[Measured], plan: &Plan) -> String {
     let mut text = format!(
-        "Instructions by callgrind, exact. Times are medians (smallest..largest) of {} rounds, in each of which every \
+        "Instructions by callgrind, exact. Times are medians (smallest..largest) of up to {} rounds, in each of which every \
          cell\nof a group had its turn. Runs in which somebody else had more than 3 % of the cores were repeated, and \
          rounds in which\na cache line's round trip between the cores changed by half or more were begun anew: \"again\". \
          What could not be had\nundisturbed is counted as \"noisy\". `pool` is what handling the bench's own buffers \
