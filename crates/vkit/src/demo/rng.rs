@@ -55,7 +55,8 @@ fn work(_: &Stage) -> Vec<String> {
     let size = size(BYTES);
     vec![
         format!("{size} of the kernel's entropy read through the driver, compared with what the device read"),
-        "(SHA-256), and the health tests of SP 800-90B passed (repetition count, adaptive proportion);".into(),
+        "(SHA-256), and the health tests of SP 800-90B passed (repetition count, adaptive proportion);"
+            .into(),
         "in the kernel 4 KiB from a file of the host's, compared with it".into(),
     ]
 }
