@@ -402,3 +402,22 @@ fn devices_behind_bridges_that_firmware_left_alone_are_numbered_placed_and_drive
         exercise(&mut blk.queues[0], file, name, false);
     }
 }
+
+#[test]
+fn a_device_tree_names_places_too_where_there_is_no_acpi() {
+    let dir = TempDir::in_memory();
+    let (options, file) = add_file(board(false), &dir, "disk");
+    let options = options.virtio(&format!("virtio-blk-device,{}", disk("disk"))).virtio("virtio-rng-device");
+    let machine = start(&options.argument("-machine").argument("acpi=off"));
+    // It may have empty slots too.
+    let mut taken = vec![];
+    for &place in machine.places() {
+        let opened = MmioTransport::open(Arc::new(machine.clone()), place).unwrap();
+        taken.extend(opened.map(|transport| (place, transport)));
+    }
+    assert_eq!(taken.len(), 2, "{:?}", machine.places());
+    assert!(taken.iter().all(|(place, _)| place.len == 0x200 && place.interrupt > 0));
+    let disk = taken.into_iter().find(|(_, transport)| transport.identity().device == DeviceId::BLOCK);
+    let (mut blk, _device) = blk::open_on(disk.unwrap().1, &BlkOptions::default());
+    exercise(&mut blk.queues[0], &file, "disk", false);
+}

@@ -24,8 +24,9 @@ impl Mapped {
 
     /// The address of a register, if all of it is there.
     fn at(&self, offset: u64, width: Width) -> Result<usize, TransportError> {
+        // Widths are powers of two; a division would cost more than all the rest.
         match offset.checked_add(width.bytes()) {
-            Some(end) if end <= self.len && offset.is_multiple_of(width.bytes()) => {
+            Some(end) if end <= self.len && offset & (width.bytes() - 1) == 0 => {
                 Ok(self.base + offset as usize)
             }
             _ => Err(TransportError::Unsupported("a register that is not there")),

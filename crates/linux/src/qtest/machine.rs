@@ -101,7 +101,7 @@ impl Machine {
         Ok(Self(Arc::new(Running { link, ram, arena, functions, places, child })))
     }
 
-    /// The places of MMIO devices, as the machine's ACPI tables name them.
+    /// The places of MMIO devices, as the machine's ACPI tables name them, or without ACPI its device tree.
     pub fn places(&self) -> &[Place] {
         &self.0.places
     }

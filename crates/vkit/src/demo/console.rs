@@ -3,7 +3,7 @@
 
 use super::content::random;
 use super::rows::{Layout, Outcome, Row, Work};
-use super::{Act, Asked, Demo, Stage, bus};
+use super::{Act, Asked, Demo, Stage, bus, guest};
 use crate::cli::TransportKind;
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -16,6 +16,7 @@ use virtio_kit::clock::Clock;
 use virtio_kit::device::Device;
 use virtio_kit_devices::console as device;
 use virtio_kit_drivers::console::{Console, ConsoleDriver, Event, Options, Port, Size};
+use virtio_kit_guest_runner::{Boot, Machine};
 use virtio_kit_linux::clock::MonotonicClock;
 
 pub(super) const DEMO: Demo = Demo { device: "console", rows, work };
@@ -27,16 +28,24 @@ const LINES: u64 = 2000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct ConsoleAct {
+    /// The bare-metal kernel on this machine, and otherwise in process.
+    guest: Option<Machine>,
     threads: bool,
     layout: Layout,
 }
 
 fn rows(asked: &Asked<'_>) -> Vec<Box<dyn Act>> {
-    let act = |layout: Layout| Box::new(ConsoleAct { threads: layout.in_order, layout }) as Box<dyn Act>;
-    match asked.transport(TransportKind::InProcess) {
-        true => asked.layouts().map(act).collect(),
-        false => Vec::new(),
+    let mut rows: Vec<Box<dyn Act>> = Vec::new();
+    if asked.transport(TransportKind::InProcess) {
+        let act = |layout: Layout| ConsoleAct { guest: None, threads: layout.in_order, layout };
+        rows.extend(asked.layouts().map(|layout| Box::new(act(layout)) as Box<dyn Act>));
     }
+    if asked.transport(TransportKind::Guest) {
+        rows.extend(guest::rows(asked).map(|(machine, layout)| {
+            Box::new(ConsoleAct { guest: Some(machine), threads: false, layout }) as Box<dyn Act>
+        }));
+    }
+    rows
 }
 
 fn work(_: &Stage) -> Vec<String> {
@@ -44,7 +53,8 @@ fn work(_: &Stage) -> Vec<String> {
         format!(
             "{LINES} lines each way on each of {PORTS} named ports, compared with the transcript at the other end;"
         ),
-        "half-way the console is resized, and a port is removed and plugged in again".into(),
+        "half-way the console is resized, and a port is removed and plugged in again;".into(),
+        "in the kernel 78 KiB go out on two ports, and come back inverted by the host".into(),
     ]
 }
 
@@ -102,6 +112,9 @@ impl Scripted {
 
 impl Act for ConsoleAct {
     fn row(&self) -> Row {
+        if let Some(machine) = self.guest {
+            return guest::row("console", machine, self.layout);
+        }
         let (other, how) = match self.threads {
             false => ("in-process, 1 thread", "device on the driver's thread"),
             true => ("in-process, 11 threads", "each queue of the device on a thread of its own"),
@@ -111,6 +124,11 @@ impl Act for ConsoleAct {
     }
 
     fn play(&self, stage: &Stage, number: u64) -> Result<Outcome> {
+        if let Some(machine) = self.guest {
+            let console = guest::layout(self.layout);
+            let boot = Boot { seed: number, console, folder: stage.folder.clone(), ..Boot::bare(machine, 2) };
+            return guest::play(&boot, DeviceId::CONSOLE);
+        }
         let scripted = Scripted::new()?;
         let local = Local::new(DeviceId::CONSOLE, scripted.clone());
         let target = Target::InProcess(InProcess { local, ring: self.layout, threads: self.threads });

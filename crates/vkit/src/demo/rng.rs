@@ -3,7 +3,7 @@
 use super::content::{hash, hash_all};
 use super::health::Health;
 use super::rows::{Layout, Outcome, Row, Work};
-use super::{Act, Asked, Demo, Stage, bus};
+use super::{Act, Asked, Demo, Stage, bus, guest};
 use crate::cli::TransportKind;
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use virtio_kit::DeviceId;
 use virtio_kit_devices::rng::Source;
 use virtio_kit_drivers::rng::{BlockingRng, Options, Rng, RngDriver};
+use virtio_kit_guest_runner::{Boot, Machine};
 use virtio_kit_linux::clock::MonotonicClock;
 use virtio_kit_linux::entropy::KernelSource;
 
@@ -30,28 +31,41 @@ const BYTES: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct RngAct {
+    /// The bare-metal kernel on this machine, and otherwise in process.
+    guest: Option<Machine>,
     threads: bool,
     layout: Layout,
 }
 
 fn rows(asked: &Asked<'_>) -> Vec<Box<dyn Act>> {
-    let act = |layout: Layout| Box::new(RngAct { threads: layout.in_order, layout }) as Box<dyn Act>;
-    match asked.transport(TransportKind::InProcess) {
-        true => asked.layouts().map(act).collect(),
-        false => Vec::new(),
+    let mut rows: Vec<Box<dyn Act>> = Vec::new();
+    if asked.transport(TransportKind::InProcess) {
+        let act = |layout: Layout| RngAct { guest: None, threads: layout.in_order, layout };
+        rows.extend(asked.layouts().map(|layout| Box::new(act(layout)) as Box<dyn Act>));
     }
+    if asked.transport(TransportKind::Guest) {
+        rows.extend(guest::rows(asked).map(|(machine, layout)| {
+            Box::new(RngAct { guest: Some(machine), threads: false, layout }) as Box<dyn Act>
+        }));
+    }
+    rows
 }
 
 fn work(_: &Stage) -> Vec<String> {
     let size = size(BYTES);
     vec![
         format!("{size} of the kernel's entropy read through the driver, compared with what the device read"),
-        "(SHA-256), and the health tests of SP 800-90B passed (repetition count, adaptive proportion)".into(),
+        "(SHA-256), and the health tests of SP 800-90B passed (repetition count, adaptive proportion);"
+            .into(),
+        "in the kernel 4 KiB from a file of the host's, compared with it".into(),
     ]
 }
 
 impl Act for RngAct {
     fn row(&self) -> Row {
+        if let Some(machine) = self.guest {
+            return guest::row("rng", machine, self.layout);
+        }
         let (other, how) = match self.threads {
             false => ("in-process, 1 thread", "device on the driver's thread"),
             true => ("in-process, 2 threads", "device on a thread of its own"),
@@ -60,7 +74,12 @@ impl Act for RngAct {
         Row { device, transport, other: other.into(), how: how.into(), layout }
     }
 
-    fn play(&self, stage: &Stage, _: u64) -> Result<Outcome> {
+    fn play(&self, stage: &Stage, number: u64) -> Result<Outcome> {
+        if let Some(machine) = self.guest {
+            let rng = guest::layout(self.layout);
+            let boot = Boot { seed: number, rng, folder: stage.folder.clone(), ..Boot::bare(machine, 2) };
+            return guest::play(&boot, DeviceId::ENTROPY);
+        }
         let failed = |error| Failure::file(&stage.file, &error);
         // What the device gives is written down before, so that it can be looked up after.
         let mut file = File::create(&stage.file).map_err(failed)?;

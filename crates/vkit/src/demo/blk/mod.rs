@@ -119,11 +119,7 @@ impl Act for BlkAct {
                 let depth = if self.layout.in_order { ", one request at a time" } else { "" };
                 (transport, format!("qtest {bus}, {queues}"), format!("QEMU's {device}, {queues}{depth}"))
             }
-            Other::Guest(machine) => {
-                let transport = if machine.attach().is_pci() { "pci" } else { "mmio" };
-                let how = format!("a kernel without an operating system on QEMU's {machine}, 2 CPUs");
-                (transport, format!("guest {machine}"), how)
-            }
+            Other::Guest(machine) => return guest::row("blk", machine, self.layout),
         };
         Row { device: "blk", transport, other, how, layout: self.layout }
     }
@@ -161,9 +157,7 @@ impl Act for BlkAct {
                 self.drive(&Target::Qtest(device.with("num-queues", queues)), stage, number)
             }
             Other::Guest(machine) => {
-                let Layout { packed, in_order } = self.layout;
-                let is_it = |l: &disk::Layout| (l.packed, l.in_order) == (packed, in_order);
-                let disks = disk::LAYOUTS.into_iter().filter(is_it).collect();
+                let disks = guest::layout(self.layout).into_iter().collect();
                 let folder = stage.folder.clone();
                 let boot = Boot { seed: number, disks, folder, ..Boot::bare(machine, 2) };
                 guest::play(&boot, DeviceId::BLOCK)
