@@ -160,13 +160,14 @@ impl Shared {
     fn used_entry(&self) -> Option<(u32, u32)> {
         let at = wire::desc(self.taken);
         // SAFETY: inside the ring.
-        let word = unsafe { self.desc.load32(at + WORD, Acquire) };
-        if (word ^ self.used_lap) & LAPS != 0 {
-            return None;
+        unsafe {
+            let word = self.desc.load32(at + WORD, Acquire);
+            if (word ^ self.used_lap) & LAPS != 0 {
+                return None;
+            }
+            self.barriers.after_observe();
+            Some((self.desc.load32(at + wire::DESC_LEN_OFFSET, Relaxed), word))
         }
-        self.barriers.after_observe();
-        // SAFETY: as above.
-        Some((unsafe { self.desc.load32(at + wire::DESC_LEN_OFFSET, Relaxed) }, word))
     }
 
     /// Whether a chain of `descs` descriptors may be used: it is in flight, and the device was shown so many.
