@@ -62,7 +62,7 @@ fn measure() -> (u64, u64) {
     let (ticks_after, ticks_ended) = sample(apic::timer_now);
     let span = u64::from(before.wrapping_sub(after)) * 1_000_000_000 / PIT_HZ;
     let nanoseconds = ((span << 32) / (ended - began)).max(1);
-    let ticks = u128::from(ticks_before - ticks_after) * 1_000_000 << 32;
+    let ticks = (u128::from(ticks_before - ticks_after) * 1_000_000) << 32;
     let time = u128::from(ticks_ended - ticks_began) * u128::from(nanoseconds);
     (nanoseconds, (ticks / time.max(1)) as u64)
 }
