@@ -66,8 +66,8 @@ fn a_kernel_that_reads_another_disk_than_it_should_is_noticed() {
     // The disk of another seed is attached instead: a content that the host does not expect.
     let kernel = Kernel::shared().unwrap_or_else(|error| panic!("{error}"));
     let mut boot = Boot::new(Machine::MicrovmPci, 1);
-    // Nobody would answer the frames.
-    boot.net = None;
+    // Nobody would answer such frames, or what comes out of such a console.
+    (boot.net, boot.console) = (None, None);
     boot.arguments = ["-append", "seed=4711"].map(String::from).into();
     let error = boot.run(kernel).unwrap_err();
     assert!(matches!(&error, Error::Wrong { what, .. } if what.contains("at sector 16")), "{error}");
