@@ -6,7 +6,8 @@ use virtio_kit_bench::stats::Spread;
 /// What of a cell is compared.
 #[derive(Clone, Copy)]
 enum Of {
-    /// Instructions of these parts: submit, device, reap.
+    /// Instructions of these parts: submit, device, reap. Those for the bench's own pool of buffers are taken off the
+    /// driver's: the peers' rows use the same buffers again and again.
     Instructions([bool; 3]),
     /// A value that was timed.
     Time(&'static str),
@@ -177,8 +178,9 @@ impl Of {
         match self {
             Self::Instructions(parts) => {
                 let counts = cell.counts?;
-                let sum =
+                let all: f64 =
                     parts.iter().zip(counts).map(|(&wanted, count)| if wanted { count } else { 0.0 }).sum();
+                let sum = if parts[0] { all - counts[3] } else { all };
                 Some(Spread { median: sum, min: sum, max: sum })
             }
             Self::Time(name) => cell.spread(name),

@@ -2,7 +2,7 @@
 
 use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -116,18 +116,19 @@ impl Inner {
     /// Attaches the queues that the driver uses, and detaches the others.
     #[inline]
     fn follow(&self, steerer: &mut Steerer) {
-        let pairs = steerer.pairs();
-        if pairs != self.attached.load(Relaxed) {
-            self.set_attached(pairs);
+        if steerer.pairs() != self.attached.load(Acquire) {
+            self.set_attached(|| steerer.pairs());
         }
     }
 
-    fn set_attached(&self, pairs: u16) {
+    /// `pairs` is asked when nobody else changes anything, or an old answer could come after a new one.
+    #[cold]
+    fn set_attached(&self, pairs: impl FnOnce() -> u16) {
         if !self.interface.has_several {
             return;
         }
         let _one = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.attached.swap(pairs, AcqRel);
+        let (before, pairs) = (self.attached.load(Acquire), pairs());
         for queue in 0..self.lanes.len() {
             let (was, is) = (queue < usize::from(before), queue < usize::from(pairs));
             if was == is {
@@ -140,11 +141,13 @@ impl Inner {
                 self.watch.renew(queue);
             }
         }
+        // Last: whoever sees it may rely on it.
+        self.attached.store(pairs, Release);
     }
 
     /// There is no driver any more.
     fn forget(&self) {
-        self.set_attached(0);
+        self.set_attached(|| 0);
         for lane in &self.lanes {
             *lane.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
             lane.stale.store(true, Release);

@@ -202,7 +202,7 @@ fn devices() -> Vec<(String, Make)> {
     for (layout, packed, in_order) in LAYOUTS {
         all.push((
             format!("virtio-kit {layout}"),
-            make(move || ours::Device::new(packed, in_order, Work::Walk, 256, 1, Buffers::Together)),
+            make(move || ours::Device::<false>::new(packed, in_order, Work::Walk, 256, 1, Buffers::Together)),
         ));
     }
     for (name, how) in [("walk", virtio_queue::How::Walk), ("slices", virtio_queue::How::Slices)] {
@@ -217,7 +217,7 @@ fn blk_devices() -> Vec<(String, Make)> {
     for (layout, packed, in_order) in LAYOUTS {
         all.push((
             format!("virtio-kit {layout}"),
-            make(move || ours::Device::new(packed, in_order, Work::Blk, 256, 1, Buffers::Together)),
+            make(move || ours::Device::<true>::new(packed, in_order, Work::Blk, 256, 1, Buffers::Together)),
         ));
     }
     for (layout, packed, in_order) in LAYOUTS {
@@ -259,7 +259,9 @@ fn sizes() -> Vec<(String, Make)> {
         for size in [8, 64, 512, 4096, 32768] {
             all.push((
                 format!("device, {layout}, {size}"),
-                make(move || ours::Device::new(packed, in_order, Work::One, size, 1, Buffers::Together)),
+                make(move || {
+                    ours::Device::<false>::new(packed, in_order, Work::One, size, 1, Buffers::Together)
+                }),
             ));
         }
     }
@@ -275,7 +277,7 @@ fn regions() -> Vec<(String, Make)> {
             if (count, buffers) != (1, Buffers::Apart) {
                 all.push((
                     format!("{name}, {count}"),
-                    make(move || ours::Device::new(false, false, Work::Walk, 256, count, buffers)),
+                    make(move || ours::Device::<false>::new(false, false, Work::Walk, 256, count, buffers)),
                 ));
             }
         }

@@ -118,13 +118,14 @@ pub(super) enum Buffers {
 }
 
 /// The device's end.
-pub(super) struct Device {
+///
+/// What it does with a chain is known when it is compiled, as it is in a device.
+pub(super) struct Device<const BLK: bool> {
     queue: device::Queue,
     driver: minimal::Driver,
-    work: Work,
 }
 
-impl Device {
+impl<const BLK: bool> Device<BLK> {
     /// Bytes of a region that buffers are in.
     const PART: usize = 8192;
 
@@ -166,11 +167,11 @@ impl Device {
         // SAFETY: the ring's parts have a mebibyte each, and are never given back.
         let driver =
             unsafe { minimal::Driver::new(packed, Ring { desc, driver, device }, size, shape, place) };
-        Self { queue, driver, work }
+        Self { queue, driver }
     }
 }
 
-impl Bench for Device {
+impl<const BLK: bool> Bench for Device<BLK> {
     #[inline(always)]
     fn submit(&mut self, n: usize) {
         // SAFETY: the ring has room for a batch.
@@ -180,7 +181,7 @@ impl Bench for Device {
     #[inline(always)]
     fn device(&mut self, n: usize) {
         let answer = |mut chain: device::Chain| {
-            if self.work == Work::Blk {
+            if BLK {
                 black_box(chain.read_value::<[u8; 16]>().expect("a header"));
                 let data = chain.writable_len() - 1;
                 for segment in chain.writable_range(0, data).expect("data") {
