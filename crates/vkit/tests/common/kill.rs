@@ -102,7 +102,8 @@ pub(crate) fn in_flight(process: &str, packed: bool, queues: u64, queue_size: u6
         if !name.to_string_lossy().contains("vhost-user-inflight") {
             continue;
         }
-        let record = File::open(fd.path()).unwrap();
+        // Its owner may close it at this moment, and make another.
+        let Ok(record) = File::open(fd.path()) else { continue };
         for queue in 0..queues {
             for at in 0..queue_size {
                 let mut flag = [0];
